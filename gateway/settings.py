@@ -1,0 +1,160 @@
+"""Settings: what the environment says, read once at the door and handed down."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from gateway.errors import ConfigError
+
+Durability = Literal["fsync", "everysec", "replica"]
+LogFormat = Literal["auto", "json", "console"]
+
+
+class Setting(NamedTuple):
+    """One environment variable: its name, its default as text, and a sentence for the README."""
+
+    name: str
+    default: str
+    help: str
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting("GATEWAY_REDIS_URL", "", "Valkey or Redis server to use; unset, an embedded Valkey is used"),
+    Setting("GATEWAY_DATA_DIR", "./.gateway", "where the embedded Valkey and generated keys live"),
+    Setting("GATEWAY_CONFIG", "./gateway.yaml", "apps, triggers and workflows"),
+    Setting("GATEWAY_HOST", "127.0.0.1", "address the receiver listens on"),
+    Setting("GATEWAY_PORT", "8080", "port the receiver listens on"),
+    Setting(
+        "GATEWAY_MASTER_KEYS",
+        "",
+        "keys that encrypt stored secrets, newest first, comma separated, each 32 bytes in base64",
+    ),
+    Setting("GATEWAY_DURABILITY", "fsync", "what a 2xx promises: `fsync`, `everysec` or `replica`"),
+    Setting("GATEWAY_RECEIVERS", "1", "receiver processes of `gateway up` and `gateway serve`"),
+    Setting("GATEWAY_WORKERS", "1", "worker processes of `gateway up`"),
+    Setting("GATEWAY_CONCURRENCY", "100", "runs that one worker process works on side by side"),
+    Setting("GATEWAY_LEASE", "15", "seconds after which a silent worker's runs go to another"),
+    Setting("GATEWAY_GRACE", "10", "seconds a stopping worker gives its running steps"),
+    Setting("GATEWAY_EGRESS_ALLOW", "", "private networks that callbacks and http steps may reach, comma separated"),
+    Setting("GATEWAY_LOG_FORMAT", "auto", "`json`, `console`, or `auto`: console on a terminal"),
+    Setting("GATEWAY_LOG_LEVEL", "info", "`debug`, `info`, `warning` or `error`"),
+    Setting("GATEWAY_MAX_BODY", "1048576", "bytes a request body may have, at most 26214400"),
+    Setting("GATEWAY_BODY_TIMEOUT", "10", "seconds a request body may take to arrive"),
+    Setting("GATEWAY_ACCEPT_TIMEOUT", "3", "seconds to store an event before the answer is 503"),
+    Setting("GATEWAY_MAX_QUEUE", "1000000", "runs that may wait before the answer is 503"),
+    Setting("GATEWAY_MAX_OUTPUT", "1048576", "bytes a step's output may have"),
+    Setting("GATEWAY_MAX_LOST", "5", "workers in a row that may die on one run before it is failed"),
+    Setting("GATEWAY_DEDUPE_DAYS", "7", "days a delivery is remembered, so that it is not run again"),
+    Setting("GATEWAY_STEP_COSTS", "http=1,python=1,transform=0", "credits that one attempt of a step costs, by kind"),
+    Setting(
+        "GATEWAY_CALLBACK_SCHEDULE",
+        "0,5,300,1800,7200,18000,36000,50400,72000,86400",
+        "seconds before each attempt of a callback",
+    ),
+    Setting("GATEWAY_CALLBACK_TIMEOUT", "15", "seconds one attempt of a callback may take in all"),
+)
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """All settings, typed. Seconds and bytes unless a name says otherwise."""
+
+    redis_url: str
+    data_dir: Path
+    config: Path
+    host: str
+    port: int
+    master_keys: tuple[str, ...]
+    durability: Durability
+    receivers: int
+    workers: int
+    concurrency: int
+    lease: float
+    grace: float
+    egress_allow: str
+    log_format: LogFormat
+    log_level: Literal["debug", "info", "warning", "error"]
+    max_body: int
+    body_timeout: float
+    accept_timeout: float
+    max_queue: int
+    max_output: int
+    max_lost: int
+    dedupe_days: float
+    step_costs: str
+    callback_schedule: tuple[float, ...]
+    callback_timeout: float
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the embedded Valkey is used."""
+        return not self.redis_url
+
+
+LISTS = ("GATEWAY_MASTER_KEYS", "GATEWAY_CALLBACK_SCHEDULE")
+LONGEST_WAIT = 31_536_000
+BOUNDS: dict[str, tuple[float, float]] = {
+    "port": (0, 65535),
+    "receivers": (1, 64),
+    "workers": (1, 256),
+    "concurrency": (1, 10_000),
+    "lease": (1, 3600),
+    "grace": (0, 3600),
+    "max_body": (1, 26_214_400),
+    "body_timeout": (0.1, 300),
+    "accept_timeout": (0.1, 30),
+    "max_queue": (1, 1e12),
+    "max_output": (1024, 268_435_456),
+    "max_lost": (1, 1000),
+    "dedupe_days": (0.001, 3650),
+    "callback_timeout": (0.1, 300),
+}
+
+
+def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
+    """Read every setting from the environment, or from a mapping given instead.
+
+    Raises ConfigError naming the variable that can't be used, its value, and what it takes.
+    """
+    values = os.environ if environ is None else environ
+    fields = {row.name.removeprefix("GATEWAY_").lower(): _text(row, values) for row in SETTINGS}
+    try:
+        settings = msgspec.convert(fields, Settings, strict=False, dec_hook=_path)
+    except msgspec.ValidationError as error:
+        raise ConfigError(_explain(str(error))) from None
+    _check_bounds(settings)
+    return settings
+
+
+def _text(row: Setting, values: Mapping[str, str]) -> object:
+    text = values.get(row.name, "").strip() or row.default
+    if row.name in LISTS:
+        return [part.strip() for part in text.split(",") if part.strip()]
+    return text
+
+
+def _path(kind: type, value: object) -> object:
+    return Path(str(value)) if kind is Path else value
+
+
+def _explain(message: str) -> str:
+    what, _, where = message.partition(" - at `$.")
+    name = "GATEWAY_" + where.split("[")[0].rstrip("`").upper()
+    return f"{name}: {what[:1].lower()}{what[1:]}. Change the environment variable, or unset it for the default."
+
+
+def _check_bounds(settings: Settings) -> None:
+    for field, (low, high) in BOUNDS.items():
+        value = getattr(settings, field)
+        if not low <= value <= high:
+            message = f"GATEWAY_{field.upper()}: {value:g} is out of range, it takes {low:g} to {high:g}."
+            raise ConfigError(message)
+    if not settings.callback_schedule or not all(0 <= wait <= LONGEST_WAIT for wait in settings.callback_schedule):
+        message = (
+            f"GATEWAY_CALLBACK_SCHEDULE: give one or more numbers of seconds from 0 to {LONGEST_WAIT}, e.g. `0,5,300`."
+        )
+        raise ConfigError(message)

@@ -1,0 +1,38 @@
+"""What every test may ask for: one Valkey for the whole session, empty at the start of each test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+import redis
+
+from tests.tools import Valkey
+
+# A machine under load is slow, not wrong; and a failure prints all it takes to see it again.
+hypothesis.settings.register_profile("gateway", deadline=None, database=None, print_blob=True)
+hypothesis.settings.load_profile("gateway")
+
+
+@pytest.fixture(scope="session")
+def session_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    """The server that tests share; none may stop it."""
+    with Valkey.running(tmp_path_factory.mktemp("session-valkey")) as valkey:
+        yield valkey
+
+
+@pytest.fixture
+def store(session_valkey: Valkey) -> str:
+    """The address of an empty store."""
+    with redis.Redis.from_url(session_valkey.url) as client:
+        client.flushall()
+    return session_valkey.url
+
+
+@pytest.fixture
+def own_valkey(tmp_path: Path) -> Iterator[Valkey]:
+    """A server of the test's own, to be stopped or frozen."""
+    with Valkey.running(tmp_path / "own-valkey") as valkey:
+        yield valkey
