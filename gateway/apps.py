@@ -1,0 +1,256 @@
+"""Apps: the registered senders. What an operator writes of one, and what the receiver needs of it at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from gateway.adapters import AdapterSettings, check_adapter
+from gateway.cel.scopes import Scope
+from gateway.challenges import META
+from gateway.credits import Allowance
+from gateway.errors import ConfigError
+from gateway.expressions import Expression, compile_expression
+from gateway.runs import LARGEST_ID
+from gateway.secrets import SHORTEST, SecretRef
+from gateway.signatures import PRESETS, Scheme, check_secret, read_scheme
+from gateway.templates import Template, compile_template
+
+CallbackEvent = Literal["run.completed", "run.failed", "run.cancelled"]
+Capability = Literal["receive", "send"]
+Resolve = Callable[[SecretRef, str], str | None]
+"""Where a secret's value is looked up, for which owner."""
+UNSET = msgspec.UNSET
+ALGORITHMS = {"hmac-sha256": "sha256", "hmac-sha1": "sha1", "hmac-sha512": "sha512"}
+
+
+class CallbackSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a run's completion is told, signed with which secret, and for which endings."""
+
+    url: str
+    secret: SecretRef
+    events: tuple[CallbackEvent, ...] = ("run.completed", "run.failed", "run.cancelled")
+
+
+class TriggerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A rule: when its condition holds for an event, a run of the workflow starts with this input."""
+
+    name: str
+    when: str = "true"
+    workflow: str | int
+    input: Any = UNSET
+
+
+class ReceiveConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """ORQO's spelling of `verify`: a header with `<algorithm>=<hex HMAC of the body>`, its secret named by a credential.
+
+    Source: ORQO, "Configure Webhooks", the app's receive config.
+    """
+
+    signature_header: str = "X-Signature-256"
+    signature_algorithm: str = "hmac-sha256"
+    signature_secret_field: str
+
+
+class App(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """A registered sender, as written by its operator. Without `verify`, `receive_config` or the address of an
+    adapter it refuses everything.
+
+    An `id` of 0 means that none was written; the app gets one when it is published.
+    """
+
+    id: Annotated[int, msgspec.Meta(ge=0, le=LARGEST_ID)] = 0
+    name: Annotated[str, msgspec.Meta(min_length=1)]
+    token: str | None = None
+    capabilities: tuple[Capability, ...] = ("receive", "send")
+    adapter: Literal["direct"] | AdapterSettings | None = None
+    credentials: dict[str, SecretRef] = {}
+    verify: dict[str, Any] | Literal["none"] | None = None
+    receive_config: ReceiveConfig | None = None
+    verify_token: SecretRef | None = None
+    triggers: list[TriggerSettings] = []
+    callback: CallbackSettings | None = None
+    dedupe: str | None = None
+    disabled: bool = False
+    max_body: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    credits: Allowance | None = None
+    managed_by: str = "api"
+
+
+class Trigger:
+    """A trigger with its expressions compiled."""
+
+    def __init__(self, settings: TriggerSettings, path: str) -> None:
+        self.name = settings.name
+        self.workflow = settings.workflow
+        self.source = settings.when
+        self.when = compile_expression(settings.when, Scope.TRIGGER, f"{path}.when")
+        value = {} if settings.input is UNSET else settings.input
+        self.input: Template = compile_template(value, Scope.TRIGGER, f"{path}.input")
+
+
+class LiveApp:
+    """An app ready to judge requests: scheme read, secrets at hand, expressions compiled.
+
+    `problem` says why it refuses everything: no `verify`, a secret that is missing, empty or too short.
+    `sender` is the name of its preset. Where there is an `adapter`, that verifies and parses, with these `credentials`.
+    """
+
+    def __init__(self, app: App, resolve: Resolve) -> None:
+        self.app = app
+        self.id = app.id
+        self.direct = app.adapter == "direct"
+        self.adapter = app.adapter if isinstance(app.adapter, AdapterSettings) else None
+        self.sender = read_sender(app.verify)
+        self.scheme, references = read_verify(app)
+        self.secrets, self.problem = _gather_secrets(app, self.scheme, references, resolve)
+        self.credentials: dict[str, str] = {}
+        if self.adapter is not None:
+            self.credentials, self.problem = _gather_credentials(app, resolve)
+        self.verify_token = _find_verify_token(app, resolve)
+        self.triggers = tuple(Trigger(settings, f"triggers[{i}]") for i, settings in enumerate(app.triggers))
+        self.dedupe = compile_dedupe(app.dedupe)
+        self.payer = f"app:{app.id}"
+        self.callback_secret = None if app.callback is None else resolve(app.callback.secret, f"app:{app.name}")
+
+
+def read_verify(app: App) -> tuple[Scheme | None, list[SecretRef]]:
+    """The scheme and the secrets that an app's `verify`, or `receive_config`, names; an adapter's app has neither.
+
+    Raises ConfigError with `details["path"]`.
+    """
+    if app.receive_config is not None:
+        return _read_receive_config(app, app.receive_config)
+    if app.verify is None:
+        return None, []
+    if app.verify == "none":
+        return PRESETS["none"], []
+    written = dict(app.verify)
+    try:
+        secrets = msgspec.convert(written.pop("secrets", []), list[SecretRef])
+    except msgspec.ValidationError as error:
+        message = f"secrets takes a list of {{env: NAME}} or {{file: PATH}}: {error}"
+        raise ConfigError(message, path="verify.secrets") from None
+    scheme = _read_scheme(written)
+    if scheme.kind != "none" and not secrets:
+        message = "verify names no secret: add `secrets: [{env: NAME}]`, or write `verify: none` to accept anyone"
+        raise ConfigError(message, path="verify")
+    return scheme, secrets
+
+
+def _read_receive_config(app: App, config: ReceiveConfig) -> tuple[Scheme, list[SecretRef]]:
+    if app.verify is not None:
+        message = "this app has `verify` as well, which says the same in other words; keep one of them"
+        raise ConfigError(message, path="receive_config")
+    algorithm = ALGORITHMS.get(config.signature_algorithm)
+    if algorithm is None:
+        message = f"there is no algorithm {config.signature_algorithm!r}; there are: {', '.join(ALGORITHMS)}"
+        raise ConfigError(message, path="receive_config.signature_algorithm")
+    secret = app.credentials.get(config.signature_secret_field)
+    if secret is None:
+        name = config.signature_secret_field
+        message = f"there is no credential {name!r}; add `credentials: {{{name}: {{env: NAME}}}}` to this app"
+        raise ConfigError(message, path="receive_config.signature_secret_field")
+    written = {"kind": "hmac", "header": config.signature_header, "alg": algorithm, "prefix": f"{algorithm}="}
+    return _read_scheme(written, "receive_config"), [secret]
+
+
+def read_sender(verify: object) -> str | None:
+    """The name of the preset that a `verify` starts from, if any."""
+    while isinstance(verify, dict):
+        verify = verify.get("scheme")
+    return verify if isinstance(verify, str) else None
+
+
+def _read_scheme(written: object, where: str = "verify") -> Scheme:
+    try:
+        return read_scheme(written, where)
+    except ConfigError as error:
+        path, _, reason = error.message.partition(": ")
+        raise ConfigError(reason, path=path) from None
+
+
+def compile_dedupe(text: str | None) -> Expression | Literal["body"] | None:
+    """What makes a delivery the same where the sender gives no id: `body`, or a CEL expression over `event`."""
+    if text is None:
+        return None
+    if text == "body":
+        return "body"
+    return compile_expression(text, Scope.TRIGGER, "dedupe")
+
+
+def check_app(app: App) -> None:
+    """Raise ConfigError with `details["path"]` for what can be known to be wrong without any secret."""
+    read_verify(app)
+    compile_dedupe(app.dedupe)
+    names = [trigger.name for trigger in app.triggers]
+    for index, settings in enumerate(app.triggers):
+        Trigger(settings, f"triggers[{index}]")
+        if settings.name in names[:index]:
+            message = f"two triggers have the name {settings.name!r}"
+            raise ConfigError(message, path=f"triggers[{index}].name")
+    if app.adapter == "direct" and app.triggers:
+        message = "an app with `adapter: direct` starts what the body names; it can't have triggers as well"
+        raise ConfigError(message, path="triggers")
+    _check_adapter(app)
+    if app.verify_token is not None and read_sender(app.verify) not in META and app.adapter in (None, "direct"):
+        message = "verify_token is for `scheme: meta`, whose sender asks for it, or for an app with an adapter's url"
+        raise ConfigError(message, path="verify_token")
+    if app.callback is not None and "send" not in app.capabilities:
+        message = "this app has a callback but not the capability `send`"
+        raise ConfigError(message, path="capabilities")
+
+
+def _check_adapter(app: App) -> None:
+    if not isinstance(app.adapter, AdapterSettings):
+        return
+    check_adapter(app.adapter)
+    for name in ("verify", "receive_config"):
+        if getattr(app, name) is not None:
+            message = f"this app's adapter verifies what comes in; take out `{name}`, or the adapter's url"
+            raise ConfigError(message, path=name)
+
+
+def _gather_credentials(app: App, resolve: Resolve) -> tuple[dict[str, str], str | None]:
+    found = {name: resolve(reference, f"app:{app.name}") for name, reference in app.credentials.items()}
+    for name, value in found.items():
+        if not value:
+            complaint = "not set" if value is None else "empty"
+            return {}, f"its credential {name} ({app.credentials[name].label}) is {complaint}"
+    return {name: value for name, value in found.items() if value}, None
+
+
+def _find_verify_token(app: App, resolve: Resolve) -> str | None:
+    value = None if app.verify_token is None else resolve(app.verify_token, f"app:{app.name}")
+    return None if complain_of_secret(None, value) else value
+
+
+def _gather_secrets(
+    app: App, scheme: Scheme | None, references: list[SecretRef], resolve: Resolve
+) -> tuple[tuple[str, ...], str | None]:
+    if scheme is None:
+        return (), "the app has no `verify`"
+    found = [resolve(reference, f"app:{app.name}") for reference in references]
+    for reference, value in zip(references, found, strict=True):
+        complaint = complain_of_secret(scheme, value)
+        if complaint:
+            return (), f"its secret ({reference.label}) {complaint}"
+    return tuple(value for value in found if value), None
+
+
+def complain_of_secret(scheme: Scheme | None, value: str | None) -> str | None:
+    """Why a secret can't be used, by this scheme if one is given; None when it can."""
+    if value is None:
+        return "is not set"
+    if not value:
+        return "is empty"
+    if len(value.encode()) < SHORTEST:
+        return f"is shorter than {SHORTEST} bytes"
+    try:
+        if scheme is not None:
+            check_secret(scheme, value, "secret")
+    except ConfigError as error:
+        return f"can't be used: {error.message.removeprefix('secret: ')}"
+    return None

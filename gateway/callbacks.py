@@ -1,0 +1,126 @@
+"""Callbacks: the message a finished run sends, how it is signed, and what an answer to it means. Silent."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from gateway.retries import next_callback, read_retry_after
+from gateway.runs import iso
+
+GIVE_UP = frozenset({410})
+"""Statuses by which a receiver says that it wants no more of this. Standard Webhooks, "Deliverability"."""
+EXCERPT = 512
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One try to deliver a callback. `at` is milliseconds of the store's clock; `answer` the first bytes of the reply."""
+
+    number: int
+    at: int
+    duration_ms: int
+    status: int | None = None
+    error: str | None = None
+    answer: str | None = None
+
+
+class Callback(msgspec.Struct, frozen=True, kw_only=True):
+    """One message to one endpoint, as the store holds it. Its id is the `webhook-id` of every attempt."""
+
+    id: str
+    run_id: int
+    app_id: int
+    type: str
+    url: str
+    body: bytes
+    state: str
+    created_at: int
+    ended_at: int | None = None
+    fence: int = 0
+    due_at: int | None = None
+    attempts: list[Attempt] = []
+
+
+class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
+    """A callback on its way into the outbox."""
+
+    id: str
+    run_id: int
+    app_id: int
+    type: str
+    url: str
+    body: bytes
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What follows from an attempt: `delivered`, `failed` for good, or again after `delay` seconds."""
+
+    state: str
+    delay: float | None = None
+
+
+def new_callback_id(run_id: int, noise: bytes) -> str:
+    return f"msg_{run_id}_{noise.hex()}"
+
+
+def compose(kind: str, timestamp: int, data: dict[str, Any]) -> bytes:
+    """The message's bytes: Standard Webhooks' envelope of type, timestamp and data."""
+    return msgspec.json.encode({"type": kind, "timestamp": iso(timestamp), "data": data})
+
+
+def sign(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
+    """The `webhook-signature` of one attempt: `v1,` and base64 of HMAC-SHA256 over `id.timestamp.body`.
+
+    `timestamp` is unix seconds of the attempt. Source: Standard Webhooks 1.0, "Signature scheme".
+    """
+    content = f"{message_id}.{timestamp}.".encode() + body
+    return "v1," + base64.b64encode(hmac.digest(decode_secret(secret), content, hashlib.sha256)).decode()
+
+
+def decode_secret(secret: str) -> bytes:
+    """The key in a secret, read as the official libraries read it: `whsec_` dropped, the rest is base64.
+
+    Text that is no base64 is used as it stands.
+    """
+    text = secret.removeprefix("whsec_")
+    try:
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except ValueError:
+        return secret.encode()
+
+
+def headers_for(secret: str, callback: Callback, now: float) -> dict[str, str]:
+    """The headers of one attempt, made at the time `now` (unix seconds)."""
+    timestamp = int(now)
+    return {
+        "content-type": "application/json",
+        "user-agent": "event-gateway",
+        "webhook-id": callback.id,
+        "webhook-timestamp": str(timestamp),
+        "webhook-signature": sign(secret, callback.id, timestamp, callback.body),
+        "webhook-attempt": str(len(callback.attempts) + 1),
+    }
+
+
+def judge(
+    status: int | None, retry_after: str | None, number: int, schedule: Sequence[float], now: float, chance: float
+) -> Verdict:
+    """What an answer to attempt `number` (from 1) means. No status: no answer came. Only 2xx is success."""
+    if status is not None and 200 <= status < 300:
+        return Verdict("delivered")
+    if status in GIVE_UP:
+        return Verdict("failed")
+    asked = None if retry_after is None else read_retry_after(retry_after, now)
+    delay = next_callback(schedule, number, chance, retry_after=asked)
+    return Verdict("failed") if delay is None else Verdict("pending", delay)
+
+
+def excerpt(body: bytes) -> str:
+    """The first bytes of an answer as text that is safe to print."""
+    text = body[:EXCERPT].decode("utf-8", "replace")
+    return "".join(letter if letter.isprintable() or letter == "\n" else "�" for letter in text)

@@ -1,0 +1,270 @@
+"""gateway.yaml: read, checked as a whole, with the line of everything that is wrong. Silent: text in, values out."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import msgspec
+import yaml
+
+from gateway.adapters import AdapterSettings
+from gateway.apps import App, CallbackSettings, ReceiveConfig, TriggerSettings, check_app
+from gateway.errors import ConfigError
+from gateway.retries import RetryPolicy
+from gateway.secrets import SecretRef
+from gateway.workflows import Definition, HttpCall, Step, Workflow, prepare, read_duration_field, split_path
+
+MOST_NODES = 200_000
+MOST_LEVELS = 100
+SECTIONS = ("apps", "workflows")
+MODELS = (
+    *(App, CallbackSettings, ReceiveConfig, AdapterSettings, TriggerSettings, SecretRef),
+    *(Definition, Step, HttpCall, RetryPolicy),
+)
+KNOWN_FIELDS = sorted(
+    {field.encode_name for model in MODELS for field in msgspec.structs.fields(model)} - {"managed_by", "sealed"}
+)
+MADE_BY_US = ("managed_by", "sealed")
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class Mistake(msgspec.Struct, frozen=True):
+    """Something wrong in the file: where (line and column from 1, the field), and what to do about it."""
+
+    line: int
+    column: int
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"line {self.line}, column {self.column}: {self.path}: {self.message}"
+
+
+class Configuration(msgspec.Struct, frozen=True):
+    """What a file says, checked: its apps, and its workflows ready to run beside the documents they came from."""
+
+    apps: list[App]
+    workflows: list[Workflow]
+    documents: list[dict[str, Any]]
+
+
+class Mistakes(ConfigError):
+    """The file can't be used."""
+
+    def __init__(self, mistakes: list[Mistake]) -> None:
+        super().__init__("\n".join(str(mistake) for mistake in mistakes))
+        self.mistakes = mistakes
+
+
+Marks = dict[str, tuple[int, int]]
+Read = TypeVar("Read")
+
+
+def read_configuration(text: str) -> Configuration:
+    """Read a whole gateway.yaml (YAML or JSON). Raises Mistakes with every app, workflow and step that is wrong."""
+    document, marks = load_yaml(text)
+    mistakes: list[Mistake] = []
+    sections = _read_sections(document, marks, mistakes)
+    apps = [
+        app
+        for index, each in enumerate(sections["apps"])
+        if (app := _read_app(each, f"apps[{index}]", marks, mistakes))
+    ]
+    workflows = [
+        _read_workflow(each, f"workflows[{index}]", marks, mistakes) for index, each in enumerate(sections["workflows"])
+    ]
+    found = [workflow for workflow in workflows if workflow is not None]
+    if not mistakes:
+        mistakes += _check_together(apps, found, marks)
+    if mistakes:
+        raise Mistakes(sorted(mistakes, key=lambda mistake: (mistake.line, mistake.column)))
+    return Configuration(apps, found, sections["workflows"])
+
+
+def load_yaml(text: str) -> tuple[Any, Marks]:
+    """Plain data, and where each path of it stands. Keys are text; a key written twice is a mistake."""
+    try:
+        _check_levels(text)
+        node = yaml.compose(text, Loader=_LOADER)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+        raise Mistakes([Mistake(line, column, "yaml", error.problem or "can't be read")]) from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise Mistakes([Mistake(1, 1, "yaml", str(error).splitlines()[0])]) from None
+    marks: Marks = {"": (1, 1)}
+    return (None if node is None else _Builder(marks).build(node, "", 1)), marks
+
+
+def _check_levels(text: str) -> None:
+    # Composing calls itself for each level and would overflow the stack; parsing does not.
+    level = 0
+    for event in yaml.parse(text, Loader=_LOADER):
+        if isinstance(event, yaml.CollectionStartEvent):
+            level += 1
+            if level > MOST_LEVELS:
+                raise _too_deep(event, "yaml")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            level -= 1
+
+
+def _too_deep(place: yaml.Event | yaml.Node, path: str) -> Mistakes:
+    return Mistakes([Mistake(*_place(place), path, f"it is nested too deeply: more than {MOST_LEVELS} levels")])
+
+
+class _Builder:
+    """Turns YAML's nodes into plain data and notes where each stands."""
+
+    def __init__(self, marks: Marks) -> None:
+        self._marks = marks
+        self._scalars = yaml.SafeLoader("")
+
+    def build(self, node: yaml.Node, path: str, level: int) -> Any:
+        self._marks.setdefault(path, _place(node))
+        if len(self._marks) > MOST_NODES:
+            raise Mistakes([Mistake(*_place(node), path, f"the file has more than {MOST_NODES} values")])
+        if level > MOST_LEVELS:
+            raise _too_deep(node, path)
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, path, level)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.build(each, f"{path}[{index}]", level + 1) for index, each in enumerate(node.value)]
+        return self._scalar(node, path)
+
+    def _mapping(self, node: yaml.MappingNode, path: str, level: int) -> dict[str, Any]:
+        built: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise Mistakes([Mistake(*_place(key_node), path or "file", "a key must be plain text")])
+            key = str(key_node.value)
+            where = f"{path}.{key}" if path else key
+            if key in built:
+                raise Mistakes([Mistake(*_place(key_node), where, f"{key!r} is written twice")])
+            self._marks[where] = _place(key_node)
+            built[key] = self.build(value_node, where, level + 1)
+        return built
+
+    def _scalar(self, node: yaml.Node, path: str) -> Any:
+        if node.tag not in (
+            "tag:yaml.org,2002:null",
+            "tag:yaml.org,2002:bool",
+            "tag:yaml.org,2002:int",
+            "tag:yaml.org,2002:float",
+        ):
+            return str(node.value)
+        try:
+            return self._scalars.construct_object(node)
+        except (yaml.YAMLError, ValueError):
+            raise Mistakes([Mistake(*_place(node), path, f"{node.value!r} can't be read")]) from None
+
+
+def _place(part: yaml.Node | yaml.Event) -> tuple[int, int]:
+    assert part.start_mark is not None
+    return part.start_mark.line + 1, part.start_mark.column + 1
+
+
+def _read_sections(document: Any, marks: Marks, mistakes: list[Mistake]) -> dict[str, list[Any]]:
+    sections: dict[str, list[Any]] = {name: [] for name in SECTIONS}
+    if document is None:
+        return sections
+    if not isinstance(document, dict):
+        mistakes.append(Mistake(1, 1, "file", "expected `apps:` and `workflows:` at the top"))
+        return sections
+    for name, value in document.items():
+        if name not in sections:
+            mistakes.append(_mistake(f"there is no section {name!r} (sections: apps, workflows)", name, marks))
+        elif isinstance(value, list):
+            sections[name] = value
+        elif value is not None:
+            mistakes.append(_mistake("expected a list, one item a line beginning with `- `", name, marks))
+    return sections
+
+
+def _read_app(document: Any, path: str, marks: Marks, mistakes: list[Mistake]) -> App | None:
+    def read() -> App:
+        forbidden = [name for name in MADE_BY_US if isinstance(document, dict) and name in document]
+        if forbidden:
+            message = f"{forbidden[0]} can't be written in a file"
+            raise ConfigError(message, path=forbidden[0])
+        app = msgspec.convert(document, App)
+        check_app(app)
+        return msgspec.structs.replace(app, managed_by="file")
+
+    return _collect(read, path, marks, mistakes)
+
+
+def _read_workflow(document: Any, path: str, marks: Marks, mistakes: list[Mistake]) -> Workflow | None:
+    before = len(mistakes)
+    steps = document.get("steps") if isinstance(document, dict) else None
+    for index, step in enumerate(steps if isinstance(steps, list) else []):
+        _collect(lambda step=step: _convert_step(step), f"{path}.steps[{index}]", marks, mistakes)  # type: ignore[misc]
+    if len(mistakes) > before:
+        return None
+    return _collect(lambda: prepare(document), path, marks, mistakes)
+
+
+def _convert_step(document: Any) -> Step:
+    return msgspec.convert(document, Step, dec_hook=read_duration_field)
+
+
+def _collect(read: Callable[[], Read], path: str, marks: Marks, mistakes: list[Mistake]) -> Read | None:
+    try:
+        return read()
+    except msgspec.ValidationError as error:
+        message, inner = split_path(str(error))
+    except ConfigError as error:
+        inner = str(error.details.get("path", ""))
+        message = error.message.removeprefix(f"{inner}: ")
+    where = f"{path}.{inner}" if inner and not inner.startswith("[") else path + inner
+    mistakes.append(_mistake(*_sharpen(message, where), marks))
+    return None
+
+
+def _sharpen(message: str, path: str) -> tuple[str, str]:
+    """Say an unknown field's likely meaning, and point at the field rather than at what holds it."""
+    marker = "Object contains unknown field `"
+    if not message.startswith(marker):
+        return message[:1].lower() + message[1:], path
+    field = message[len(marker) :].rstrip("`")
+    close = difflib.get_close_matches(field, KNOWN_FIELDS, n=1)
+    hint = f", did you mean `{close[0]}`?" if close else ""
+    return f"there is no field `{field}` here{hint}", f"{path}.{field}"
+
+
+def _mistake(message: str, path: str, marks: Marks) -> Mistake:
+    place = path
+    while place and place not in marks:
+        place = place[: max(place.rfind("."), place.rfind("["), 0)]
+    return Mistake(*marks.get(place, (1, 1)), path, message)
+
+
+def _check_together(apps: list[App], workflows: list[Workflow], marks: Marks) -> list[Mistake]:
+    mistakes = _doubles("apps", [app.id or None for app in apps], "id", marks)
+    mistakes += _doubles("apps", [app.name for app in apps], "name", marks)
+    mistakes += _doubles("apps", [app.token for app in apps], "token", marks)
+    mistakes += _doubles("workflows", [workflow.definition.id for workflow in workflows], "id", marks)
+    mistakes += _doubles("workflows", [workflow.definition.name for workflow in workflows], "name", marks)
+    known = {name for workflow in workflows for name in (workflow.definition.name, workflow.definition.id)}
+    for number, app in enumerate(apps):
+        for index, trigger in enumerate(app.triggers):
+            if trigger.workflow not in known:
+                path = f"apps[{number}].triggers[{index}].workflow"
+                mistakes.append(_mistake(_unknown_workflow(trigger.workflow, workflows), path, marks))
+    return mistakes
+
+
+def _unknown_workflow(name: str | int, workflows: list[Workflow]) -> str:
+    names = [workflow.definition.name for workflow in workflows]
+    close = difflib.get_close_matches(str(name), names, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"workflows here: {', '.join(names) or 'none'}"
+    return f"there is no workflow {name!r} in this file; {hint}"
+
+
+def _doubles(section: str, values: list[Any], field: str, marks: Marks) -> list[Mistake]:
+    return [
+        _mistake(f"{field} {value!r} is used twice", f"{section}[{index}].{field}", marks)
+        for index, value in enumerate(values)
+        if value is not None and value in values[:index]
+    ]

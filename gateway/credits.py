@@ -1,0 +1,56 @@
+"""Credits: what a step costs, what a run has used, and how much its payer may use in a period. Silent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from gateway.errors import ConfigError
+from gateway.retries import read_duration
+
+
+class Allowance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How many credits a token or app has; with `every` (`3d`, `12h`, seconds) it gets as many anew each period."""
+
+    amount: int
+    every: str | float | None = None
+
+    def __post_init__(self) -> None:
+        if self.amount < 0:
+            message = "amount can't be negative"
+            raise ValueError(message)
+        try:
+            _ = self.period_ms
+        except ConfigError as error:
+            raise ValueError(error.message) from None
+
+    @property
+    def period_ms(self) -> int:
+        """Milliseconds between two refills; 0 when it is never refilled."""
+        return 0 if self.every is None else int(read_duration(self.every, "every") * 1000)
+
+
+class Payment(msgspec.Struct, frozen=True):
+    """What is set aside when a run starts: who pays, out of what, and how much. The rest comes back when it ends."""
+
+    payer: str
+    allowance: Allowance
+    cost: int
+
+
+def read_costs(text: str) -> dict[str, int]:
+    """Costs by kind of step, from `http=1,python=2`. Raises ConfigError naming the piece that can't be read."""
+    costs: dict[str, int] = {}
+    for piece in filter(None, (part.strip() for part in text.split(","))):
+        kind, _, number = piece.partition("=")
+        if not number.strip().isdecimal():
+            message = f"GATEWAY_STEP_COSTS: {piece!r} is not KIND=NUMBER; write http=1,python=2"
+            raise ConfigError(message)
+        costs[kind.strip()] = int(number)
+    return costs
+
+
+def cost_of(kinds: Iterable[str], costs: Mapping[str, int]) -> int:
+    """What steps of these kinds cost when each is done once."""
+    return sum(costs.get(kind, 0) for kind in kinds)

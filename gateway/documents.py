@@ -1,0 +1,290 @@
+"""What we show of apps, workflows, events, callbacks and tokens: one definition for the commands and the API. Silent.
+
+Times are ISO 8601 in UTC, durations milliseconds. The documents of runs and steps stand beside runs.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from gateway.adapters import AdapterSettings
+from gateway.apps import App, read_verify
+from gateway.callbacks import Attempt, Callback
+from gateway.events import Decision, Head
+from gateway.runs import CallbackState, Run, RunDocument, fields_of, iso
+from gateway.tokens import Token
+from gateway.workflows import Definition, Published
+
+
+class AttemptDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """One try to deliver a callback: the HTTP status and the first bytes of the answer, or why there was none."""
+
+    number: int
+    at: str | None
+    duration_ms: int
+    status: int | None
+    error: str | None
+    answer: str | None
+
+
+class CallbackDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """A completion message, with each attempt to deliver it."""
+
+    callback_id: str
+    status: CallbackState
+    type: str
+    run_id: int
+    app_id: int
+    url: str
+    created_at: str | None
+    completed_at: str | None
+    next_attempt_at: str | None
+    attempts: list[AttemptDocument]
+
+
+class WholeCallback(CallbackDocument, frozen=True, kw_only=True):
+    """A callback with the message it carries."""
+
+    body: Any
+
+
+class WholeRun(RunDocument, frozen=True, kw_only=True):
+    """A run with all steps of its workflow and its callbacks."""
+
+    callbacks: list[CallbackDocument]
+
+
+class EventDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """A verified delivery: who sent it, what was decided, which runs it started."""
+
+    event_id: str
+    app_id: int | None
+    token_id: str | None
+    hook_id: str | None
+    type: str | None
+    delivery_id: str | None
+    headers: dict[str, str]
+    decision: Decision
+    received_at: str | None
+    run_ids: list[int]
+
+
+class WholeEvent(EventDocument, frozen=True, kw_only=True):
+    """An event with its bytes as received: `body` where they are text, else `body_base64`."""
+
+    body: str | None
+    body_base64: str | None
+
+
+class WorkflowDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """A published workflow. `steps` is their number, `input` the JSON Schema of its input."""
+
+    workflow_id: int
+    name: str
+    description: str
+    version: int
+    digest: str
+    input: dict[str, Any] | None
+    steps: int
+    managed_by: str
+
+
+class Version(msgspec.Struct, frozen=True):
+    """A numbered version of a workflow; the digest names its exact text."""
+
+    version: int
+    digest: str
+
+
+class WholeWorkflow(WorkflowDocument, frozen=True, kw_only=True):
+    """A workflow with its definition and all its versions."""
+
+    definition: Any
+    versions: list[Version]
+
+
+class AppDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """A registered sender. `secrets` says where each is kept, never what it is."""
+
+    id: int
+    name: str
+    token: str | None
+    path: str
+    token_path: str
+    capabilities: tuple[str, ...]
+    adapter: str | None
+    scheme: str | None
+    secrets: list[str]
+    triggers: list[str]
+    callback_url: str | None
+    dedupe: str | None
+    disabled: bool
+    managed_by: str
+
+
+class TokenDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """An API token, without its secret."""
+
+    id: str
+    name: str
+    status: str
+    scopes: list[str]
+    created_at: str | None
+    expires_at: str | None
+    revoked_at: str | None
+
+
+class NewToken(TokenDocument, frozen=True, kw_only=True):
+    """A token that was just made; `token` is its text, shown this once."""
+
+    token: str
+
+
+def plain(document: msgspec.Struct) -> dict[str, Any]:
+    """A document as plain data, ready to print."""
+    data: dict[str, Any] = msgspec.to_builtins(document)
+    return data
+
+
+def kinds_of(definition: Definition) -> dict[str, str]:
+    """The kind of each step, in the definition's order."""
+    return {step.id: step.kind for step in definition.steps}
+
+
+def describe_whole_run(run: Run, kinds: Mapping[str, str], callbacks: Sequence[Callback]) -> WholeRun:
+    return WholeRun(**fields_of(run, kinds), callbacks=[describe_callback(each) for each in callbacks])
+
+
+def describe_callback(callback: Callback) -> CallbackDocument:
+    return CallbackDocument(**_callback_fields(callback))
+
+
+def describe_whole_callback(callback: Callback) -> WholeCallback:
+    return WholeCallback(**_callback_fields(callback), body=msgspec.json.decode(callback.body))
+
+
+def describe_event(event_id: str, head: Head, received_at: int, run_ids: list[int]) -> EventDocument:
+    return EventDocument(**_event_fields(event_id, head, received_at, run_ids))
+
+
+def describe_whole_event(event_id: str, head: Head, received_at: int, run_ids: list[int], body: bytes) -> WholeEvent:
+    fields = _event_fields(event_id, head, received_at, run_ids)
+    try:
+        return WholeEvent(**fields, body=body.decode(), body_base64=None)
+    except UnicodeDecodeError:
+        return WholeEvent(**fields, body=None, body_base64=base64.b64encode(body).decode())
+
+
+def describe_workflow(published: Published) -> WorkflowDocument:
+    return WorkflowDocument(**_workflow_fields(published))
+
+
+def describe_whole_workflow(published: Published, definition: Any, versions: Mapping[int, str]) -> WholeWorkflow:
+    numbered = [Version(number, versions[number]) for number in sorted(versions)]
+    return WholeWorkflow(**_workflow_fields(published), definition=definition, versions=numbered)
+
+
+def describe_app(app: App) -> AppDocument:
+    """An app's document. Raises ConfigError when its `verify` can't be read."""
+    return AppDocument(
+        id=app.id,
+        name=app.name,
+        token=app.token,
+        path=f"/api/v1/webhooks/{app.id}",
+        token_path=f"/api/v1/webhooks/{app.token}",
+        capabilities=app.capabilities,
+        adapter=app.adapter.url if isinstance(app.adapter, AdapterSettings) else app.adapter,
+        scheme=_name_scheme(app),
+        secrets=[reference.label for reference in read_verify(app)[1]],
+        triggers=[trigger.name for trigger in app.triggers],
+        callback_url=app.callback.url if app.callback else None,
+        dedupe=app.dedupe,
+        disabled=app.disabled,
+        managed_by=app.managed_by,
+    )
+
+
+def _name_scheme(app: App) -> str | None:
+    if isinstance(app.adapter, AdapterSettings):
+        return "adapter"
+    if app.receive_config is not None:
+        return "receive_config"
+    return str(app.verify.get("scheme", "written out")) if isinstance(app.verify, dict) else app.verify
+
+
+def describe_token(token: Token, now: float) -> TokenDocument:
+    return TokenDocument(**_token_fields(token, now))
+
+
+def describe_new_token(token: Token, text: str, now: float) -> NewToken:
+    return NewToken(**_token_fields(token, now), token=text)
+
+
+def _callback_fields(callback: Callback) -> dict[str, Any]:
+    return {
+        "callback_id": callback.id,
+        "status": CallbackState(callback.state),
+        "type": callback.type,
+        "run_id": callback.run_id,
+        "app_id": callback.app_id,
+        "url": callback.url,
+        "created_at": iso(callback.created_at),
+        "completed_at": iso(callback.ended_at),
+        "next_attempt_at": iso(callback.due_at) if callback.state == CallbackState.PENDING else None,
+        "attempts": [_describe_attempt(each) for each in callback.attempts],
+    }
+
+
+def _describe_attempt(attempt: Attempt) -> AttemptDocument:
+    return AttemptDocument(
+        number=attempt.number,
+        at=iso(attempt.at),
+        duration_ms=attempt.duration_ms,
+        status=attempt.status,
+        error=attempt.error,
+        answer=attempt.answer,
+    )
+
+
+def _event_fields(event_id: str, head: Head, received_at: int, run_ids: list[int]) -> dict[str, Any]:
+    return {
+        "event_id": event_id,
+        "app_id": head.app_id,
+        "token_id": head.token_id,
+        "hook_id": head.hook_id,
+        "type": head.type,
+        "delivery_id": head.delivery_id,
+        "headers": head.headers,
+        "decision": head.decision,
+        "received_at": iso(received_at),
+        "run_ids": run_ids,
+    }
+
+
+def _workflow_fields(published: Published) -> dict[str, Any]:
+    return {
+        "workflow_id": published.id,
+        "name": published.name,
+        "description": published.description,
+        "version": published.version,
+        "digest": published.digest,
+        "input": published.input,
+        "steps": published.steps,
+        "managed_by": published.managed_by,
+    }
+
+
+def _token_fields(token: Token, now: float) -> dict[str, Any]:
+    return {
+        "id": token.id,
+        "name": token.name,
+        "status": token.state(now),
+        "scopes": token.scopes,
+        "created_at": iso(token.created_at * 1000),
+        "expires_at": None if token.expires_at is None else iso(token.expires_at * 1000),
+        "revoked_at": None if token.revoked_at is None else iso(token.revoked_at * 1000),
+    }

@@ -1,0 +1,150 @@
+"""Events: one verified delivery each. What names it, what makes it the same as another, what was decided."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import msgspec
+
+from gateway.apps import LiveApp
+from gateway.credits import Payment
+from gateway.errors import BadRequest, Unprocessable
+from gateway.expressions import Failure
+from gateway.runs import RunRequest
+from gateway.signatures import Request, Scheme
+
+CALLER_KEYS = ("idempotency-key", "webhook-id")
+LONGEST_KEY = 255
+KEPT_HEADERS = frozenset({"content-type", "user-agent"})
+
+
+class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What one trigger said to an event."""
+
+    trigger: str
+    matched: bool
+    reason: str | None = None
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What was checked and decided for one delivery."""
+
+    outcome: str
+    scheme: str | None = None
+    secret: int | None = None
+    reason: str | None = None
+    dedupe: str | None = None
+    triggers: list[Verdict] = []
+
+
+class Head(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """All of an event but its bytes and the runs it started. `message` is what an adapter made of the bytes."""
+
+    app_id: int | None = None
+    token_id: str | None = None
+    hook_id: str | None = None
+    type: str | None = None
+    delivery_id: str | None = None
+    headers: dict[str, str] = {}
+    message: dict[str, Any] | None = None
+    decision: Decision
+
+
+class Acceptable(msgspec.Struct, frozen=True, kw_only=True):
+    """A verified event with the runs it is to start: what the store takes, all of it or nothing."""
+
+    id: str
+    body: bytes
+    body_hash: str
+    keys: list[str]
+    head: Head
+    requests: list[RunRequest]
+    payment: Payment | None = None
+
+
+def new_event_id(now: float, noise: bytes) -> str:
+    """An id that sorts by time: milliseconds, then 64 random bits."""
+    return f"evt_{int(now * 1000):012x}{noise.hex()}"
+
+
+def event_values(
+    event_id: str, kind: str | None, delivery: str | None, headers: dict[str, str], body: Any
+) -> dict[str, Any]:
+    """The `event` that expressions see; `body` is the parsed JSON, or None where it is none."""
+    return {"id": event_id, "type": kind, "delivery_id": delivery, "headers": headers, "body": body}
+
+
+def parse_body(body: bytes) -> Any:
+    """A stored event's bytes as JSON; None where they are none."""
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def body_of(head: Head, body: bytes) -> Any:
+    """The `event.body` of a stored event: its adapter's message, else its bytes as JSON."""
+    return parse_body(body) if head.message is None else head.message
+
+
+def hash_body(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()[:32]
+
+
+def dedupe_keys(
+    app: LiveApp, scheme: Scheme, request: Request, delivery: str | None, values: dict[str, Any]
+) -> list[str]:
+    """The keys under which this delivery is remembered; one that is known already makes it a repetition.
+
+    First the sender's own delivery id, else the caller's `Idempotency-Key` or `webhook-id`, else what the app says.
+    Where the sender has ids and doesn't sign them the body counts too, whichever id came, or none. Raises BadRequest
+    for a key that can't be used, and Unprocessable where the app's expression gives nothing.
+    """
+    keys = _given_keys(app, request, delivery, values)
+    return keys if scheme.signed_id else list(dict.fromkeys((*keys, _body_key(app, request))))
+
+
+def _given_keys(app: LiveApp, request: Request, delivery: str | None, values: dict[str, Any]) -> list[str]:
+    if delivery is not None:
+        return [_key(app.id, "id", delivery)]
+    for name in CALLER_KEYS:
+        given = [value for header, value in request.headers if header == name]
+        if given:
+            return [_key(app.id, "key", _single_key(name, given))]
+    if app.dedupe == "body":
+        return [_body_key(app, request)]
+    return [] if app.dedupe is None else [_key(app.id, "cel", _computed_key(app, values))]
+
+
+def caller_key(owner: str, key: str) -> str:
+    """The key under which a caller's own `Idempotency-Key` is remembered; another caller's is another."""
+    return _key(owner.replace(" ", "-"), "key", key)
+
+
+def _body_key(app: LiveApp, request: Request) -> str:
+    return _key(app.id, "body", hash_body(request.body))
+
+
+def _key(app_id: int | str, kind: str, value: str) -> str:
+    digest = hashlib.blake2b(value.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    return f"{app_id}:{kind}:{digest}"
+
+
+def _single_key(name: str, given: list[str]) -> str:
+    value = given[0].strip()
+    if len(given) > 1 or not value or len(value) > LONGEST_KEY:
+        message = f"{name} must be given once, with 1 to {LONGEST_KEY} characters"
+        raise BadRequest(message)
+    return value
+
+
+def _computed_key(app: LiveApp, values: dict[str, Any]) -> str:
+    assert app.dedupe is not None
+    assert app.dedupe != "body"
+    value = app.dedupe.evaluate(values)
+    if isinstance(value, Failure) or value is None:
+        reason = value.message if isinstance(value, Failure) else "it gives null"
+        message = f"this app tells deliveries apart by `{app.dedupe.source}`, which gives nothing here: {reason}"
+        raise Unprocessable(message)
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()

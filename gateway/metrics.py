@@ -1,0 +1,114 @@
+"""Metrics in Prometheus' form: requests counted in this process, everything else read from the store's own counts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+
+import msgspec
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+
+
+class StoreFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """What the store knows at this moment. `counts` has names such as `runs:review:completed`."""
+
+    counts: Mapping[str, int]
+    depths: Mapping[str, int]
+    open_runs: Mapping[str, int]
+    oldest_pending: float
+    worker_age: float | None
+
+
+class Metrics:
+    """The counters of one process. A label holds an app's name, a status or a reason from our own short lists."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._requests = Counter(
+            "gateway_requests", "Requests at the webhook doors", ["app", "code", "reason"], registry=self._registry
+        )
+        self._latency = Histogram(
+            "gateway_accept_duration_seconds",
+            "From the whole request to the answer, of accepted events",
+            buckets=BUCKETS,
+            registry=self._registry,
+        )
+        self._known: dict[tuple[str, int, str], Counter] = {}
+
+    def count_request(self, app: str, status: int, reason: str) -> None:
+        labels = (app, status, reason)
+        counter = self._known.get(labels)
+        if counter is None:
+            counter = self._known[labels] = self._requests.labels(app, str(status), reason)
+        counter.inc()
+
+    def observe_accept(self, seconds: float) -> None:
+        self._latency.observe(seconds)
+
+    def render(self, figures: StoreFigures | None) -> bytes:
+        """The whole page: of all processes that share a folder of counts, or else of this one; then the store's."""
+        registry = self._registry
+        if os.environ.get(SHARED_FOLDER):
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        page = generate_latest(registry)
+        return page if figures is None else page + generate_latest(_registry_of(figures))
+
+
+def _registry_of(figures: StoreFigures) -> CollectorRegistry:
+    registry = CollectorRegistry()
+    registry.register(_StoreCollector(figures))
+    return registry
+
+
+class _StoreCollector(Collector):
+    def __init__(self, figures: StoreFigures) -> None:
+        self._figures = figures
+
+    def collect(self) -> Iterator[Metric]:
+        figures = self._figures
+        yield _counter("gateway_runs", "Runs that ended", ["workflow", "status"], "runs", figures.counts)
+        yield _counter("gateway_steps", "Steps that ended, by kind", ["kind", "status"], "steps", figures.counts)
+        yield _counter(
+            "gateway_callback_attempts", "Attempts to deliver a callback", ["outcome"], "callbacks", figures.counts
+        )
+        yield _gauge("gateway_queue_depth", "Jobs in arq's queues", "queue", figures.depths)
+        yield _gauge("gateway_open_runs", "Runs that have not ended", "status", figures.open_runs)
+        yield _value(
+            "gateway_oldest_pending_seconds", "Age of the oldest run that has not begun", figures.oldest_pending
+        )
+        if figures.worker_age is not None:
+            yield _value(
+                "gateway_worker_heartbeat_age_seconds", "Since any worker looked at the queue", figures.worker_age
+            )
+
+
+def _counter(name: str, help_text: str, labels: list[str], group: str, counts: Mapping[str, int]) -> Metric:
+    family = CounterMetricFamily(name, help_text, labels=labels)
+    for key, value in _of_group(group, counts):
+        # A workflow's name may hold colons; the status behind it never does.
+        family.add_metric(key.rsplit(":", len(labels) - 1), value)
+    return family
+
+
+def _of_group(group: str, counts: Mapping[str, int]) -> Iterable[tuple[str, int]]:
+    return ((key[len(group) + 1 :], value) for key, value in counts.items() if key.startswith(group + ":"))
+
+
+def _gauge(name: str, help_text: str, label: str, values: Mapping[str, int]) -> Metric:
+    family = GaugeMetricFamily(name, help_text, labels=[label])
+    for key, value in values.items():
+        family.add_metric([key], value)
+    return family
+
+
+def _value(name: str, help_text: str, value: float) -> Metric:
+    family = GaugeMetricFamily(name, help_text)
+    family.add_metric([], value)
+    return family

@@ -1,0 +1,263 @@
+"""The life of a run, of its steps and of its callbacks, as tables; and what a run's record holds.
+
+Everything else reads these tables: the Lua scripts are handed the states a move may start from,
+the dialects translate the words, the command line colours them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+
+LARGEST_ID = 2**53 - 1
+"""Of apps, workflows and runs: what every JSON parser holds exactly (RFC 8259, section 6)."""
+
+
+class State(StrEnum):
+    """Where a run is. `waiting` holds no worker: it is due later, or waits for somebody."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    WAITING = "waiting"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class StepState(StrEnum):
+    """Where a step is: a run's states, and two that only a step can have."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    WAITING = "waiting"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    SKIPPED = "skipped"
+    UNKNOWN = "unknown"
+
+
+class CallbackState(StrEnum):
+    """Where a callback is: in the outbox, on its way, arrived, or given up."""
+
+    PENDING = "pending"
+    SENDING = "sending"
+    DELIVERED = "delivered"
+    FAILED = "failed"
+
+
+class Move(msgspec.Struct, frozen=True):
+    """One change of state that exists: it may start from `sources` and ends in `target`."""
+
+    sources: tuple[str, ...]
+    target: str
+
+
+# A claim may start from `running`: the worker that held the run is gone, its lease has ended.
+MOVES: dict[str, Move] = {
+    "claim": Move((State.PENDING, State.WAITING, State.RUNNING), State.RUNNING),
+    "park": Move((State.RUNNING,), State.WAITING),
+    "complete": Move((State.RUNNING,), State.COMPLETED),
+    "fail": Move((State.RUNNING,), State.FAILED),
+    "cancel": Move((State.PENDING, State.WAITING, State.RUNNING), State.CANCELLED),
+}
+
+CALLBACK_MOVES: dict[str, Move] = {
+    "claim": Move((CallbackState.PENDING, CallbackState.SENDING), CallbackState.SENDING),
+    "retry": Move((CallbackState.SENDING,), CallbackState.PENDING),
+    "deliver": Move((CallbackState.SENDING,), CallbackState.DELIVERED),
+    "fail": Move((CallbackState.SENDING,), CallbackState.FAILED),
+}
+
+OPEN: tuple[State, ...] = (State.PENDING, State.RUNNING, State.WAITING)
+TERMINAL: frozenset[str] = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED})
+NO_KINDS: Mapping[str, str] = MappingProxyType({})
+SETTLED: frozenset[str] = frozenset({StepState.COMPLETED, StepState.FAILED, StepState.CANCELLED, StepState.SKIPPED})
+
+
+class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What starts a run: which version of which workflow, with what, and on whose behalf. Never changes."""
+
+    workflow_id: int
+    workflow: str
+    digest: str
+    session_id: str
+    app_id: int | None = None
+    token_id: str | None = None
+    event_id: str | None = None
+    conversation_id: str | None = None
+    trigger: str | None = None
+    task: str | None = None
+    input: Any = None
+    metadata: dict[str, Any] | None = None
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Why a step or a run failed, in words for the person who will read it."""
+
+    type: str
+    message: str
+    step: str | None = None
+    attempt: int | None = None
+
+
+class StepRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What is known of one step of one run. Times are milliseconds of the store's clock."""
+
+    state: StepState
+    attempt: int = 0
+    started_at: int | None = None
+    ended_at: int | None = None
+    due_at: int | None = None
+    output: Any = None
+    error: Problem | None = None
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """One run as the store holds it. Times are milliseconds of the store's clock."""
+
+    id: int
+    state: State
+    request: RunRequest
+    created_at: int
+    started_at: int | None = None
+    ended_at: int | None = None
+    output: Any = None
+    error: Problem | None = None
+    steps: dict[str, StepRecord] = {}
+    fence: int = 0
+    attempt: int = 1
+    credits: int = 0
+    """What its steps' attempts have cost so far."""
+    lost: int = 0
+    """How many workers in a row were lost while they held this run, with nothing recorded between."""
+
+
+class StepDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """A step in the words of our API. Times are ISO 8601, durations milliseconds."""
+
+    kind: str | None = None
+    id: str
+    status: StepState
+    attempt: int = 0
+    started_at: str | None = None
+    completed_at: str | None = None
+    due_at: str | None = None
+    duration_ms: int | None = None
+    output: Any = None
+    error: Problem | None = None
+
+
+class RunDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """A run in the words of our API and of callbacks. Times are ISO 8601, durations milliseconds."""
+
+    run_id: int
+    workflow_run_id: int
+    workflow_id: int
+    workflow: str
+    status: State
+    session_id: str
+    conversation_id: str | None
+    app_id: int | None
+    event_id: str | None
+    trigger: str | None
+    attempt: int
+    task: str | None
+    input: Any
+    metadata: dict[str, Any] | None
+    credits: int = 0
+    output: Any
+    error: Problem | None
+    created_at: str
+    started_at: str | None
+    completed_at: str | None
+    duration_ms: int | None
+    steps: list[StepDocument]
+
+
+def document(run: Run, kinds: Mapping[str, str] = NO_KINDS) -> RunDocument:
+    """A run as a document; with the kinds of its workflow's steps, the steps that have not begun are there as well."""
+    return RunDocument(**fields_of(run, kinds))
+
+
+def describe(run: Run) -> dict[str, Any]:
+    """A run's document as plain data."""
+    described: dict[str, Any] = msgspec.to_builtins(document(run))
+    return described
+
+
+def fields_of(run: Run, kinds: Mapping[str, str] = NO_KINDS) -> dict[str, Any]:
+    """The fields of a run's document."""
+    request = run.request
+    return {
+        "run_id": run.id,
+        "workflow_run_id": run.id,
+        "workflow_id": request.workflow_id,
+        "workflow": request.workflow,
+        "status": run.state,
+        "session_id": request.session_id,
+        "conversation_id": request.conversation_id,
+        "app_id": request.app_id,
+        "event_id": request.event_id,
+        "trigger": request.trigger,
+        "attempt": run.attempt,
+        "task": request.task,
+        "input": request.input,
+        "metadata": request.metadata,
+        "credits": run.credits,
+        "output": run.output,
+        "error": run.error,
+        "created_at": iso(run.created_at),
+        "started_at": iso(run.started_at),
+        "completed_at": iso(run.ended_at),
+        "duration_ms": elapsed(run.started_at, run.ended_at),
+        "steps": describe_steps(run, kinds),
+    }
+
+
+def describe_steps(run: Run, kinds: Mapping[str, str] = NO_KINDS) -> list[StepDocument]:
+    """What is recorded of each step; and those that have not begun, where the kinds of all are given."""
+    begun = [_describe_step(name, record, run, kinds.get(name)) for name, record in run.steps.items()]
+    waiting = [
+        StepDocument(kind=kind, id=name, status=StepState.PENDING)
+        for name, kind in kinds.items()
+        if name not in run.steps
+    ]
+    return [*begun, *waiting]
+
+
+def step_state(run: Run, record: StepRecord) -> StepState:
+    """A step's state for those who look: what was under way when its run was ended from outside is cancelled."""
+    return record.state if record.state in SETTLED or run.state not in TERMINAL else StepState.CANCELLED
+
+
+def elapsed(start: int | None, end: int | None) -> int | None:
+    """The milliseconds from one time to another; None while there is no end."""
+    return None if start is None or end is None else end - start
+
+
+def _describe_step(name: str, record: StepRecord, run: Run, kind: str | None) -> StepDocument:
+    return StepDocument(
+        kind=kind,
+        id=name,
+        status=step_state(run, record),
+        attempt=record.attempt,
+        started_at=iso(record.started_at),
+        completed_at=iso(record.ended_at),
+        due_at=iso(record.due_at),
+        duration_ms=elapsed(record.started_at, record.ended_at),
+        output=record.output,
+        error=record.error,
+    )
+
+
+def iso(milliseconds: int | None) -> str | None:
+    """A time in milliseconds as ISO 8601 in UTC."""
+    if milliseconds is None:
+        return None
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

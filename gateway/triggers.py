@@ -1,0 +1,102 @@
+"""Triggers: which runs an event starts. Silent: an event and an app's rules in, run requests and verdicts out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from gateway.apps import LiveApp, Trigger
+from gateway.errors import Unprocessable
+from gateway.events import Verdict
+from gateway.expressions import Failure
+from gateway.runs import RunRequest
+from gateway.workflows import Published, Workflow
+
+FindWorkflow = Callable[[str | int], tuple[Published, Workflow]]
+
+
+class DirectRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of a direct request: ORQO's words. Other fields are left alone."""
+
+    workflow_id: int | str
+    task: str | None = None
+    metadata: dict[str, Any] | None = None
+    input: Any = None
+
+
+def start_directly(body: DirectRequest, app_id: int, event_id: str, find: FindWorkflow) -> RunRequest:
+    """The run that a direct request asks for. Raises Unprocessable for an unknown workflow or a refused input."""
+    published, workflow = find(body.workflow_id)
+    check_input(workflow, body.input)
+    return RunRequest(
+        workflow_id=published.id,
+        workflow=published.name,
+        digest=published.digest,
+        session_id=_session(event_id),
+        app_id=app_id,
+        event_id=event_id,
+        task=body.task,
+        input=body.input,
+        metadata=body.metadata,
+    )
+
+
+def start_by_triggers(
+    app: LiveApp, event_id: str, values: dict[str, Any], find: FindWorkflow
+) -> tuple[list[RunRequest], list[Verdict]]:
+    """The runs that an app's triggers start for one event, and what each trigger said.
+
+    A condition that can't be judged, because it reads what this event doesn't have, does not hold. Raises
+    Unprocessable when a trigger holds but its input can't be made or its workflow refuses it: then nothing starts.
+    """
+    requests, verdicts = [], []
+    for trigger in app.triggers:
+        verdict = _judge(trigger, values)
+        verdicts.append(verdict)
+        if verdict.matched:
+            requests.append(_request(trigger, app.id, event_id, values, find))
+    return requests, verdicts
+
+
+def _judge(trigger: Trigger, values: dict[str, Any]) -> Verdict:
+    answer = trigger.when.evaluate(values)
+    if isinstance(answer, Failure):
+        return Verdict(trigger.name, False, answer.message)
+    if not isinstance(answer, bool):
+        return Verdict(trigger.name, False, "the condition gives neither true nor false")
+    return Verdict(trigger.name, answer, None if answer else "the condition is false")
+
+
+def _request(trigger: Trigger, app_id: int, event_id: str, values: dict[str, Any], find: FindWorkflow) -> RunRequest:
+    published, workflow = find(trigger.workflow)
+    given = trigger.input.render(values)
+    if isinstance(given, Failure):
+        message = f"trigger {trigger.name!r}: its input can't be made: `{given.expression}`: {given.message}"
+        raise Unprocessable(message)
+    check_input(workflow, given)
+    return RunRequest(
+        workflow_id=published.id,
+        workflow=published.name,
+        digest=published.digest,
+        session_id=_session(event_id),
+        app_id=app_id,
+        event_id=event_id,
+        trigger=trigger.name,
+        input=given,
+    )
+
+
+def check_input(workflow: Workflow, value: Any) -> None:
+    """Refuse an input that the workflow's schema refuses, saying where it is wrong."""
+    complaint = workflow.validator.complaint(value)
+    if complaint is not None:
+        path, reason = complaint
+        message = f"{path}: {reason}"
+        raise Unprocessable(message, path=path)
+
+
+def _session(event_id: str) -> str:
+    # The runs that one event starts share a session.
+    return "ses_" + event_id.removeprefix("evt_")
