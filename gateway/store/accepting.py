@@ -1,0 +1,121 @@
+"""Storing events: one script for a batch, asked again until it answers cleanly or the time is up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import msgspec
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from gateway.credits import Payment
+from gateway.errors import Unavailable
+from gateway.events import Acceptable
+from gateway.settings import Durability
+from gateway.store import scripts
+from gateway.store.batches import Batches
+from gateway.store.connection import MISTAKES, Redis
+from gateway.store.keys import Keys
+
+PAUSE = 0.05
+REPLICA_WAIT_MS = 250
+CALLS = 2
+"""Batches under way at a time: while the store writes one through to the disk, the next is made."""
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """What became of an event: stored now, known from before (with its runs), in conflict, without room or credits."""
+
+    outcome: Literal["stored", "known", "conflict", "full", "poor"]
+    event_id: str = ""
+    run_ids: tuple[int, ...] = ()
+
+
+class Acceptor:
+    """Writes events to one shard. Many requests share a call.
+
+    A call that got no clean answer is made again with the same event ids, which the script knows; so it stores
+    nothing twice. When `timeout` seconds have passed for an event, `store` raises Unavailable: it may then be stored
+    or not, and its sender must be told to come again.
+    """
+
+    def __init__(
+        self, redis: Redis, keys: Keys, *, timeout: float, max_queue: int, window_ms: int, durability: Durability
+    ) -> None:
+        self._redis = redis
+        self._keys = keys
+        self._timeout = timeout
+        self._head = (max_queue, window_ms)
+        self._durability = durability
+        self._batches: Batches[Acceptable, Stored] = Batches(self._store_batch, calls=CALLS)
+
+    async def store(self, event: Acceptable) -> Stored:
+        """Store one event with its runs, durably, or raise Unavailable."""
+        try:
+            return await self._batches.submit(event, self._timeout)
+        except MISTAKES as error:
+            reason = (
+                "the store did not answer in time" if isinstance(error, TimeoutError) else f"the store refused: {error}"
+            )
+            raise Unavailable(reason=reason) from None
+
+    async def _store_batch(self, events: Sequence[Acceptable]) -> list[Stored]:
+        arguments = [*self._head, len(events)]
+        for event in events:
+            arguments += _arguments(event)
+        deadline = asyncio.get_running_loop().time() + self._timeout
+        while True:
+            try:
+                return [_read_answer(answer) for answer in await self._call(arguments)]
+            except (RedisConnectionError, RedisTimeoutError, OSError):
+                if asyncio.get_running_loop().time() + PAUSE >= deadline:
+                    raise
+                await asyncio.sleep(PAUSE)
+
+    async def _call(self, arguments: list[Any]) -> list[list[bytes]]:
+        if self._durability != "replica":
+            answers: list[list[bytes]] = await scripts.call(self._redis, "accept", self._keys.prefix, *arguments)
+            return answers
+        return await self._call_and_wait(arguments)
+
+    async def _call_and_wait(self, arguments: list[Any]) -> list[list[bytes]]:
+        # WAIT counts the replicas that have what *this connection* wrote, so both must travel on the same one.
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.execute_command("SCRIPT", "LOAD", scripts.SOURCES["accept"])
+            pipe.execute_command("EVALSHA", scripts.DIGESTS["accept"], 1, self._keys.prefix, *arguments)
+            pipe.execute_command("WAIT", 1, REPLICA_WAIT_MS)
+            _, answers, replicas = await pipe.execute()
+        if not replicas:
+            raise Unavailable(reason="no replica confirmed the write")
+        return list(answers)
+
+
+def _arguments(event: Acceptable) -> list[Any]:
+    requests: list[Any] = []
+    for request in event.requests:
+        requests += [request.workflow_id, request.conversation_id or "", msgspec.json.encode(request)]
+    return [
+        event.id,
+        event.body_hash,
+        *scripts.counted(event.keys),
+        msgspec.json.encode(event.head),
+        event.body,
+        *scripts.counted(requests),
+        *_payment(event.payment),
+    ]
+
+
+def _payment(payment: Payment | None) -> list[Any]:
+    if payment is None:
+        return ["", 0, 0, 0]
+    return [payment.payer, payment.allowance.amount, payment.allowance.period_ms, payment.cost]
+
+
+def _read_answer(answer: list[bytes]) -> Stored:
+    outcome = answer[0].decode()
+    if outcome not in ("stored", "known", "conflict", "full", "poor"):
+        raise Unavailable(reason=f"the store answered {outcome!r}")
+    event_id = answer[1].decode() if len(answer) > 1 else ""
+    return Stored(outcome, event_id, tuple(map(int, answer[2:])))  # type: ignore[arg-type]

@@ -1,0 +1,354 @@
+"""Apps, workflows, tokens and hooks in the store: publishing them, in one transaction, with notice to whoever holds a copy."""
+
+from __future__ import annotations
+
+import itertools
+import secrets as randomness
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Any, TypeAlias
+
+import msgspec
+from redis.exceptions import WatchError
+
+from gateway.apps import App
+from gateway.configuration import Configuration
+from gateway.errors import Conflict, NotFound
+from gateway.hooks import Hook, find_hook
+from gateway.store.connection import Redis
+from gateway.store.keys import Keys
+from gateway.tokens import Token
+from gateway.workflows import Published, Workflow, prepare
+
+FILE = "file"
+Pipeline: TypeAlias = Any
+
+
+class Contents(msgspec.Struct, frozen=True, kw_only=True):
+    """All that is published at one revision."""
+
+    revision: int
+    apps: dict[int, App]
+    workflows: dict[str, Published]
+    tokens: dict[str, Token]
+    hooks: dict[str, Hook]
+
+
+class Changes(msgspec.Struct, frozen=True):
+    """What a publication changed, as `kind name` lines."""
+
+    added: list[str]
+    changed: list[str]
+    removed: list[str]
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.changed or self.removed)
+
+
+class Catalog:
+    """The published apps, workflows, tokens and hooks of one shard."""
+
+    def __init__(self, redis: Redis, keys: Keys) -> None:
+        self._redis = redis
+        self._keys = keys
+
+    async def read(self) -> Contents:
+        """Everything published, read in one go."""
+        async with self._redis.pipeline(transaction=True) as pipe:
+            self._ask(pipe)
+            return _read_contents(await pipe.execute())
+
+    async def revision(self) -> int:
+        return int(await self._redis.get(self._keys.named("revision")) or 0)
+
+    async def document(self, digest: str) -> Any:
+        """The definition with this digest, as plain data. Raises NotFound."""
+        raw = await self._redis.get(self._keys.definition(digest))
+        if raw is None:
+            message = f"there is no definition {digest}"
+            raise NotFound(message)
+        return msgspec.json.decode(raw)
+
+    async def version(self, name: str, number: int) -> str:
+        """The digest of a numbered version of a workflow. Raises NotFound."""
+        digest = await self._redis.hget(self._keys.versions(name), str(number))
+        if digest is None:
+            message = f"workflow {name!r} has no version {number}"
+            raise NotFound(message)
+        return str(digest, "ascii")
+
+    async def versions(self, name: str) -> dict[int, str]:
+        """The numbers of a workflow's versions, with their digests."""
+        found = await self._redis.hgetall(self._keys.versions(name))
+        return {int(number): digest.decode() for number, digest in found.items()}
+
+    async def apply(self, configuration: Configuration) -> Changes:
+        """Make the store say what the file says. What the file doesn't manage stays; a name clash is a Conflict."""
+
+        async def write(pipe: Pipeline, now: Contents) -> Changes:
+            workflows = await self._apply_workflows(pipe, now, configuration)
+            apps = self._apply_apps(pipe, now, configuration.apps)
+            return Changes(
+                workflows.added + apps.added, workflows.changed + apps.changed, workflows.removed + apps.removed
+            )
+
+        return await self._change(write)
+
+    async def number(self, name: str, digest: str) -> int | None:
+        """The number of the version of a workflow that has this digest, the newest where there are several."""
+        versions = await self._redis.hgetall(self._keys.versions(name))
+        return max((int(number) for number, each in versions.items() if each.decode() == digest), default=None)
+
+    async def publish(self, document: Any, managed_by: str = "api", at: int = 0) -> Published:
+        """Publish one workflow, as a new version where it differs from the last; `at` is in milliseconds.
+
+        Raises ConfigError for a definition that can't be used, and Conflict when gateway.yaml manages that name.
+        """
+        workflow = prepare(document)
+        name, made = workflow.definition.name, list[Published]()
+
+        async def write(pipe: Pipeline, now: Contents) -> Changes:
+            before = now.workflows.get(name)
+            if before is not None and before.managed_by == FILE:
+                message = (
+                    f"workflow {name!r} is managed by gateway.yaml; change it there, or give this one another name"
+                )
+                raise Conflict(message)
+            taken = {published.id: published.name for published in now.workflows.values()}
+            number = workflow.definition.id or (before.id if before else _next_id(taken))
+            _refuse_taken("workflow", number, taken.get(number, name), name)
+            made[:] = [await self._publication(workflow, number, before, managed_by, at)]
+            changes = Changes([], [], [])
+            _note(changes, f"workflow {name}", before, made[0])
+            if changes:
+                self._put_workflow(pipe, made[0], document)
+            return changes
+
+        await self._change(write)
+        return made[0]
+
+    async def add_app(self, app: App) -> App:
+        """Publish one app; without an id it gets the next one. Raises Conflict when its name or id is taken."""
+        added: list[App] = []
+
+        async def write(pipe: Pipeline, now: Contents) -> Changes:
+            for other in now.apps.values():
+                if other.name == app.name or other.id == app.id:
+                    message = f"there is an app {other.name!r} with id {other.id} already"
+                    raise Conflict(message)
+            added[:] = [_complete(app, app.id or _next_id(now.apps), None)]
+            pipe.hset(self._keys.named("apps"), str(added[0].id), msgspec.json.encode(added[0]))
+            return Changes([f"app {app.name}"], [], [])
+
+        await self._change(write)
+        return added[0]
+
+    async def change_app(self, wanted: str, change: Callable[[App], App | None]) -> App:
+        """Change one app, found by id or name; what gives None removes it. Gives the app as it is, or was.
+
+        Raises NotFound, or Conflict when a file manages it.
+        """
+        changed: list[App] = []
+
+        async def write(pipe: Pipeline, now: Contents) -> Changes:
+            app = _find_app(wanted, now.apps)
+            after = change(app)
+            changed[:] = [after or app]
+            return self._replace(pipe, "app", app.name, str(app.id), app, after)
+
+        await self._change(write)
+        return changed[0]
+
+    async def add_hook(self, hook: Hook) -> None:
+        """Publish a hook. Raises NotFound when its workflow is not there."""
+
+        async def write(pipe: Pipeline, now: Contents) -> Changes:
+            if hook.workflow not in now.workflows:
+                message = f"there is no workflow {hook.workflow!r}"
+                raise NotFound(message)
+            return self._replace(pipe, "hook", hook.id, hook.id, None, hook)
+
+        await self._change(write)
+
+    async def change_hook(self, wanted: str, change: Callable[[Hook], Hook | None]) -> Hook:
+        """Change one hook, found by id or name; what gives None removes it. Gives the hook as it is, or was.
+
+        Raises NotFound, or Conflict when several have this name.
+        """
+        changed: list[Hook] = []
+
+        async def write(pipe: Pipeline, now: Contents) -> Changes:
+            hook = find_hook(now.hooks, wanted)
+            after = change(hook)
+            changed[:] = [after or hook]
+            return self._replace(pipe, "hook", hook.id, hook.id, hook, after)
+
+        await self._change(write)
+        return changed[0]
+
+    async def put_token(self, token: Token) -> None:
+        async def write(pipe: Pipeline, now: Contents) -> Changes:
+            pipe.hset(self._keys.named("tokens"), token.id, msgspec.json.encode(token))
+            return Changes([], [f"token {token.id}"], [])
+
+        await self._change(write)
+
+    async def _change(self, write: Callable[[Pipeline, Contents], Awaitable[Changes]]) -> Changes:
+        async with self._redis.pipeline(transaction=True) as pipe:
+            while True:
+                try:
+                    return await self._try_change(pipe, write)
+                except WatchError:
+                    continue  # somebody else published meanwhile: look again
+
+    async def _try_change(self, pipe: Pipeline, write: Callable[[Pipeline, Contents], Awaitable[Changes]]) -> Changes:
+        await pipe.watch(self._keys.named("revision"))
+        now = await self.read()
+        pipe.multi()
+        changes = await write(pipe, now)
+        if changes:
+            pipe.incr(self._keys.named("revision"))
+            pipe.publish(self._keys.named("changed"), now.revision + 1)
+            await pipe.execute()
+        await pipe.reset()
+        return changes
+
+    def _replace(
+        self, pipe: Pipeline, kind: str, name: str, key: str, before: App | Hook | None, after: App | Hook | None
+    ) -> Changes:
+        changes = Changes([], [], [])
+        if after is None:
+            pipe.hdel(self._keys.named(f"{kind}s"), key)
+            changes.removed.append(f"{kind} {name}")
+            return changes
+        _note(changes, f"{kind} {name}", before, after)
+        pipe.hset(self._keys.named(f"{kind}s"), key, msgspec.json.encode(after))
+        return changes
+
+    def _ask(self, pipe: Pipeline) -> None:
+        pipe.get(self._keys.named("revision"))
+        for name in ("apps", "workflows", "tokens", "hooks"):
+            pipe.hgetall(self._keys.named(name))
+
+    def _apply_apps(self, pipe: Pipeline, now: Contents, apps: list[App]) -> Changes:
+        before = {app.name: app for app in now.apps.values()}
+        numbers = _number("app", {app.name: app.id for app in apps}, now.apps.values())
+        changes = Changes([], [], [f"app {name}" for name in _gone(now.apps.values(), numbers)])
+        left = {app.id for app in now.apps.values() if app.managed_by == FILE} - set(numbers.values())
+        for number in sorted(left):
+            pipe.hdel(self._keys.named("apps"), str(number))
+        for app in apps:
+            complete = _complete(app, numbers[app.name], before.get(app.name))
+            _note(changes, f"app {app.name}", before.get(app.name), complete)
+            pipe.hset(self._keys.named("apps"), str(complete.id), msgspec.json.encode(complete))
+        return changes
+
+    async def _apply_workflows(self, pipe: Pipeline, now: Contents, configuration: Configuration) -> Changes:
+        wanted = {workflow.definition.name: workflow.definition.id for workflow in configuration.workflows}
+        numbers = _number("workflow", wanted, now.workflows.values())
+        gone = _gone(now.workflows.values(), numbers)
+        changes = Changes([], [], [f"workflow {name}" for name in gone])
+        for name in gone:
+            pipe.hdel(self._keys.named("workflows"), name)
+        for workflow, document in zip(configuration.workflows, configuration.documents, strict=True):
+            before = now.workflows.get(workflow.definition.name)
+            published = await self._publication(workflow, numbers[workflow.definition.name], before)
+            _note(changes, f"workflow {published.name}", before, published)
+            if published != before:
+                self._put_workflow(pipe, published, document)
+        return changes
+
+    async def _publication(
+        self, workflow: Workflow, number: int, before: Published | None, managed_by: str = FILE, at: int = 0
+    ) -> Published:
+        definition = workflow.definition
+        if before is not None and before.digest == workflow.digest and before.id == number:
+            return before
+        versions = await self._redis.hgetall(self._keys.versions(definition.name))
+        known = versions.get(str(len(versions)).encode(), b"").decode() == workflow.digest
+        return Published(
+            id=number,
+            name=definition.name,
+            version=len(versions) if known else len(versions) + 1,
+            digest=workflow.digest,
+            description=definition.description,
+            input=definition.input,
+            steps=len(definition.steps),
+            managed_by=managed_by,
+            published_at=at,
+        )
+
+    def _put_workflow(self, pipe: Pipeline, published: Published, document: Any) -> None:
+        pipe.hset(self._keys.named("workflows"), published.name, msgspec.json.encode(published))
+        pipe.set(self._keys.definition(published.digest), msgspec.json.encode(document))
+        # One field a version; the number of fields is the number of the newest.
+        pipe.hset(self._keys.versions(published.name), str(published.version), published.digest)
+
+
+def _read_contents(answers: list[Any]) -> Contents:
+    revision, apps, workflows, tokens, hooks = answers
+    return Contents(
+        revision=int(revision or 0),
+        apps={int(number): msgspec.json.decode(raw, type=App) for number, raw in apps.items()},
+        workflows={name.decode(): msgspec.json.decode(raw, type=Published) for name, raw in workflows.items()},
+        tokens={name.decode(): msgspec.json.decode(raw, type=Token) for name, raw in tokens.items()},
+        hooks={name.decode(): msgspec.json.decode(raw, type=Hook) for name, raw in hooks.items()},
+    )
+
+
+def _find_app(wanted: str, apps: dict[int, App]) -> App:
+    app = next((each for each in apps.values() if wanted in (str(each.id), each.name)), None)
+    if app is None:
+        message = f"there is no app {wanted!r}; `gateway app list` shows those there are"
+        raise NotFound(message)
+    if app.managed_by == FILE:
+        message = f"app {app.name!r} comes from gateway.yaml, which manages it: change it there"
+        raise Conflict(message)
+    return app
+
+
+def _complete(app: App, number: int, before: App | None) -> App:
+    token = app.token or (before.token if before else None) or randomness.token_urlsafe(32)
+    return msgspec.structs.replace(app, id=number, token=token)
+
+
+def _next_id(taken: dict[int, Any]) -> int:
+    return max(taken, default=0) + 1
+
+
+def _number(kind: str, wanted: Mapping[str, int | None], now: Collection[App | Published]) -> dict[str, int]:
+    """The id of everything in the file: the one written there, else the one it has, else a new one. Raises Conflict."""
+    _refuse_clash(kind, wanted, now)
+    held = {each.name: each.id for each in now}
+    owners = {each.id: each.name for each in now if each.managed_by != FILE}
+    numbers: dict[str, int] = {}
+    for name, written in wanted.items():
+        number = written or held.get(name)
+        if number is not None:
+            _refuse_taken(kind, number, owners.setdefault(number, name), name)
+            numbers[name] = number
+    free = itertools.count(max((*held.values(), *owners), default=0) + 1)
+    return {name: numbers[name] if name in numbers else next(free) for name in wanted}
+
+
+def _refuse_clash(kind: str, names: Collection[str], now: Collection[App | Published]) -> None:
+    for each in now:
+        if each.managed_by != FILE and each.name in names:
+            message = f"there is {kind} {each.name!r} already, made by command or API; give this one another name"
+            raise Conflict(message)
+
+
+def _refuse_taken(kind: str, number: int, owner: str, name: str) -> None:
+    if owner != name:
+        message = f"{kind} id {number} is taken by {owner!r}"
+        raise Conflict(message)
+
+
+def _gone(now: Collection[App | Published], kept: Collection[str]) -> list[str]:
+    return sorted(each.name for each in now if each.managed_by == FILE and each.name not in kept)
+
+
+def _note(changes: Changes, name: str, before: object, after: object) -> None:
+    if before is None:
+        changes.added.append(name)
+    elif before != after:
+        changes.changed.append(name)

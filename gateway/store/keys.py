@@ -1,0 +1,104 @@
+"""Every key of the store on one page: its name, its type and its lifetime.
+
+`{0}` is the shard's hash tag, so that all keys of a shard live in one slot of a cluster.
+
+    gw:{0}:run:ID              hash    a run: request, state, fence, times, step:<id>..    until retention
+    gw:{0}:runs:STATE          zset    ids of the runs in that state, scored by id         as its runs
+    gw:{0}:runs:of:WORKFLOW    zset    ids of the runs of a workflow (by its id)             as its runs
+    gw:{0}:conversation:ID     list    ids of the runs of a conversation                   as its runs
+    gw:{0}:runs:queue          zset    arq's queue of runs, scored by when due (ms)        while open
+    gw:{0}:runs:wake           list    one token a batch; idle workers block on it         consumed
+    gw:{0}:runs:last           string  the last run id given                               for ever
+    gw:{0}:callback:ID         hash    a callback: body, url, state, attempt:<n>..         until retention
+    gw:{0}:callbacks:STATE     zset    ids of the callbacks in that state                  as its callbacks
+    gw:{0}:callbacks:queue     zset    arq's queue of callbacks, scored by when due (ms)   while open
+    gw:{0}:callbacks:wake      list    as runs:wake                                        consumed
+    gw:{0}:event:ID            hash    a verified delivery: head, body, runs               until retention
+    gw:{0}:events              zset    event ids, scored by when received (ms)             as its events
+    gw:{0}:seen:APP:KEY        string  "event id, body hash, run ids" of a delivery        dedupe window
+    gw:{0}:balance:PAYER       hash    credits left of a token or app, and since when      for ever
+    gw:{0}:refused             stream  decisions on refused deliveries, sampled            capped by count
+    gw:{0}:counts              hash    how many runs, steps, callbacks ended how           for ever
+    gw:{0}:workers             zset    workers, scored by their last look at the queue     one hour
+    gw:{0}:pulse               string  written by /readyz to see that it can be           one minute
+    gw:{0}:sweep               string  which worker sweeps now                             its lease
+    gw:{0}:apps                hash    app id -> app                                       for ever
+    gw:{0}:workflows           hash    name -> the published version                       for ever
+    gw:{0}:definition:DIGEST   string  one version of a workflow                           for ever
+    gw:{0}:versions:NAME       hash    version number -> digest of the workflow            for ever
+    gw:{0}:tokens              hash    token id -> what it may do, and its hash            until removed
+    gw:{0}:hooks               hash    hook id -> its workflow, and its token's hash       until removed
+    gw:{0}:revision            string  counts changes of apps, workflows, tokens, hooks    for ever
+    gw:{0}:changed             channel apps, workflows, tokens or hooks changed
+    gw:{0}:moved:run:ID        channel the state of a run after it, or one of its steps, moved (also moved:callback:ID)
+    gw:{0}:stop                channel "run ID": whoever works on it must let go
+
+    arq:job:{0}run:ID          string  arq's job, JSON, holds the run's id only            while open
+    arq:in-progress:{0}run:ID  string  who holds the lease on the job                      the lease
+    (the same with {0}callback:ID)
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Keys(msgspec.Struct, frozen=True):
+    """The names of one shard's keys."""
+
+    shard: str = "0"
+
+    @property
+    def tag(self) -> str:
+        return "{" + self.shard + "}"
+
+    @property
+    def prefix(self) -> str:
+        return f"gw:{self.tag}:"
+
+    def run(self, run_id: int) -> str:
+        return f"{self.prefix}run:{run_id}"
+
+    def callback(self, callback_id: str) -> str:
+        return f"{self.prefix}callback:{callback_id}"
+
+    def event(self, event_id: str) -> str:
+        return f"{self.prefix}event:{event_id}"
+
+    def seen(self, app_id: int, key: str) -> str:
+        return f"{self.prefix}seen:{app_id}:{key}"
+
+    def definition(self, digest: str) -> str:
+        return f"{self.prefix}definition:{digest}"
+
+    def state(self, kind: str, state: str) -> str:
+        return f"{self.prefix}{kind}s:{state}"
+
+    def versions(self, name: str) -> str:
+        return f"{self.prefix}versions:{name}"
+
+    def queue(self, kind: str) -> str:
+        return f"{self.prefix}{kind}s:queue"
+
+    def wake(self, kind: str) -> str:
+        return f"{self.prefix}{kind}s:wake"
+
+    def job(self, kind: str, item_id: object) -> str:
+        """arq's job id of one run or callback."""
+        return f"{self.tag}{kind}:{item_id}"
+
+    def moved(self, kind: str, item_id: object) -> str:
+        return f"{self.prefix}moved:{kind}:{item_id}"
+
+    def runs_of(self, workflow_id: int) -> str:
+        return f"{self.prefix}runs:of:{workflow_id}"
+
+    def conversation(self, conversation_id: str) -> str:
+        return f"{self.prefix}conversation:{conversation_id}"
+
+    def balance(self, payer: str) -> str:
+        return f"{self.prefix}balance:{payer}"
+
+    def named(self, name: str) -> str:
+        """One of the keys there is only one of: `apps`, `counts`, `workers`, .."""
+        return f"{self.prefix}{name}"

@@ -1,0 +1,146 @@
+-- Store a batch of verified events with the runs they start: all of one event, or nothing of it.
+--
+-- KEYS[1]  prefix
+-- ARGV     queue limit, dedupe window (ms), number of events, then for each event:
+--          id, hash of the body, its dedupe keys (n, keys..), head (JSON), body,
+--          its run requests (n, then each: workflow id, conversation id or '', JSON),
+--          its payer ('' = nobody), the payer's allowance, its period (ms, 0 = once), what to set aside
+-- Answers  one list an event:
+--          {'stored', event id, run ids..}    new, or this very call came before and its answer was lost
+--          {'known', event id, run ids..}     a dedupe key was seen with the same body
+--          {'conflict', event id}             a dedupe key was seen with another body
+--          {'poor'}                           the payer's credits do not suffice; nothing was stored
+--          {'full'}                           the queue is at its limit; nothing was stored
+local limit, window = tonumber(take()), take()
+local last = tonumber(redis.call('GET', prefix .. 'runs:last') or 0)
+-- What one command can write for the whole batch is gathered: a call from Lua costs as much as what most of them do.
+local function gathering(...)
+  return {n = select('#', ...), head = select('#', ...), ...}
+end
+
+local function flush(list)
+  if list.n > list.head then redis.call(unpack(list, 1, list.n)) end
+  list.n = list.head
+end
+
+local function gather(list, first, second)
+  local n = list.n
+  list[n + 1], list[n + 2], list.n = first, second, n + 2
+  -- Lua spreads no list of any length.
+  if n > 2000 then flush(list) end
+end
+
+local received = gathering('ZADD', prefix .. 'events')
+local pending = gathering('ZADD', set_of('run', 'pending'))
+local due = gathering('ZADD', queue_of('run'))
+local jobs = gathering('MSET')
+local of_workflow = {}
+
+local function runs_of(workflow)
+  local list = of_workflow[workflow]
+  if not list then
+    list = gathering('ZADD', prefix .. 'runs:of:' .. workflow)
+    of_workflow[workflow] = list
+  end
+  return list
+end
+
+local function answer_of(word, event, runs)
+  local answer = {word, event}
+  for run in string.gmatch(runs, '%d+') do answer[#answer + 1] = run end
+  return answer
+end
+
+local function known(keys, hash)
+  for _, key in ipairs(keys) do
+    local seen = redis.call('GET', prefix .. 'seen:' .. key)
+    if seen then
+      local event, first_hash, runs = string.match(seen, '^(%S+) (%S+) (%S*)$')
+      if first_hash ~= hash then return {'conflict', event} end
+      return answer_of('known', event, runs)
+    end
+  end
+end
+
+local function stored_before(id)
+  local runs = redis.call('HGET', prefix .. 'event:' .. id, 'runs')
+  return runs and answer_of('stored', id, runs)
+end
+
+-- Take credits from a payer, who is refilled when a period is over. False when there are not enough.
+local function afford(payer, allowance, period, cost)
+  if payer == '' then return true end
+  local key = prefix .. 'balance:' .. payer
+  local left, since = unpack(redis.call('HMGET', key, 'left', 'since'))
+  left, since = tonumber(left or allowance), tonumber(since or now)
+  if period > 0 and now >= since + period then
+    left, since = tonumber(allowance), now - (now - since) % period
+  end
+  if left < cost then return false end
+  redis.call('HSET', key, 'left', left - cost, 'since', string.format('%d', since))
+  return true
+end
+
+local function start(workflow, conversation, request)
+  last = last + 1
+  local id = string.format('%d', last)
+  local job = job_of('run', id)
+  redis.call('HSET', prefix .. 'run:' .. id, 'request', request, 'state', 'pending', 'created_at', moment)
+  gather(pending, id, id)
+  gather(runs_of(workflow), id, id)
+  gather(jobs, 'arq:job:' .. job, job_text('run', id))
+  gather(due, moment, job)
+  if conversation ~= '' then redis.call('RPUSH', prefix .. 'conversation:' .. conversation, id) end
+  return id
+end
+
+-- Each run keeps its own share of what was set aside, so that its end can give back the rest.
+local function set_aside(runs, payer, cost)
+  if payer == '' then return end
+  for _, id in ipairs(runs) do
+    redis.call('HSET', prefix .. 'run:' .. id, 'payer', payer, 'reserved', cost / #runs)
+  end
+end
+
+local function store(id, hash, keys, head, body, requests, payer, cost)
+  local answer, runs = {'stored', id}, {}
+  for i = 1, #requests, 3 do
+    runs[#runs + 1] = start(requests[i], requests[i + 1], requests[i + 2])
+    answer[#answer + 1] = runs[#runs]
+  end
+  set_aside(runs, payer, cost)
+  local ids = table.concat(runs, ',')
+  redis.call('HSET', prefix .. 'event:' .. id, 'head', head, 'body', body, 'runs', ids, 'received_at', moment)
+  gather(received, moment, id)
+  for _, key in ipairs(keys) do
+    redis.call('SET', prefix .. 'seen:' .. key, id .. ' ' .. hash .. ' ' .. ids, 'PX', window)
+  end
+  return answer
+end
+
+local answers, started = {}, false
+local room = limit - redis.call('ZCARD', queue_of('run'))
+for i = 1, tonumber(take()) do
+  local id, hash, keys, head, body, requests = take(), take(), take_list(), take(), take(), take_list()
+  local payer, allowance, period, cost = take(), take(), tonumber(take()), tonumber(take())
+  local answer = stored_before(id) or known(keys, hash)
+  if not answer then
+    local wanted = #requests / 3
+    -- The queue may hold more than the limit, which is no reason to refuse what starts nothing.
+    if wanted > 0 and wanted > room then
+      answer = {'full'}
+    elseif not afford(payer, allowance, period, cost) then
+      answer = {'poor'}
+    else
+      room = room - wanted
+      started = started or #requests > 0
+      answer = store(id, hash, keys, head, body, requests, payer, cost)
+    end
+  end
+  answers[i] = answer
+end
+if started then redis.call('SET', prefix .. 'runs:last', string.format('%d', last)) end
+for _, list in ipairs({received, pending, due, jobs}) do flush(list) end
+for _, list in pairs(of_workflow) do flush(list) end
+if started then wake('run') end
+return answers

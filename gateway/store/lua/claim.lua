@@ -1,0 +1,73 @@
+-- Give a worker up to n due jobs of one kind, each with a lease and a new fence. Also how a worker is seen alive.
+--
+-- KEYS[1]  prefix
+-- ARGV     kind (run | callback), worker's token, lease (ms), n, states a claim may start from (n, states..), state
+--          after the claim, job id ('' = whatever is due; else this very job, which a stock arq worker holds)
+-- Answers  {now (ms), how many are still due, ms until the next is due (-1: none waits), item..}, an item is
+--          {id, state before, fence, now, field, value, ..}
+local kind, token, lease, n, sources, target, wanted = take(), take(), tonumber(take()), take(), take_list(), take(), take()
+local queue = queue_of(kind)
+
+-- A stock arq worker leaves the jobs it holds at the head of the queue; put them out of the way for a lease.
+local function held(job)
+  local left = redis.call('PTTL', 'arq:in-progress:' .. job)
+  if left <= 0 then return false end
+  redis.call('ZADD', queue, 'XX', now + math.min(left, lease), job)
+  return true
+end
+
+local function lease_to(job)
+  redis.call('SET', 'arq:in-progress:' .. job, token, 'PX', lease)
+  redis.call('ZADD', queue, 'XX', now + lease, job)
+end
+
+-- What is lost with its worker again and again comes back apart from all that it was lost with: a run that ends its
+-- worker must not take the same others along each time, until they are failed in its stead.
+local function set_apart(job, id, key, lost)
+  local spread = (tonumber(id) * 7919 + tonumber(clock[2])) % (lease * lost)
+  redis.call('HSET', key, 'state', 'waiting')
+  move(kind, id, target, 'waiting')
+  redis.call('ZADD', queue, 'XX', now + spread, job)
+end
+
+local function claim(job)
+  local id = string.match(job, ':(.*)$')
+  local key = prefix .. kind .. ':' .. id
+  local state = redis.call('HGET', key, 'state')
+  if not state or not contains(sources, state) then
+    dequeue(kind, id)
+    return nil
+  end
+  local fence = redis.call('HINCRBY', key, 'fence', 1)
+  local lost = state == target and redis.call('HINCRBY', key, 'lost', 1) or 0
+  if lost > 1 and kind == 'run' and wanted == '' then return set_apart(job, id, key, lost) end
+  if wanted == '' then lease_to(job) end
+  redis.call('HSETNX', key, 'started_at', now)
+  redis.call('HSET', key, 'state', target)
+  move(kind, id, state, target)
+  local item = redis.call('HGETALL', key)
+  table.insert(item, 1, fence)
+  table.insert(item, 1, state)
+  table.insert(item, 1, id)
+  return item
+end
+
+if wanted ~= '' then
+  local item = claim(wanted)
+  return item and {now, 0, -1, item} or {now, 0, -1}
+end
+
+redis.call('ZADD', prefix .. 'workers', now, kind .. ' ' .. token)
+local answer = {now, 0, -1}
+if tonumber(n) > 0 then
+  for _, job in ipairs(redis.call('ZRANGE', queue, '-inf', now, 'BYSCORE', 'LIMIT', 0, n)) do
+    if not held(job) then
+      local item = claim(job)
+      if item then answer[#answer + 1] = item end
+    end
+  end
+end
+answer[2] = redis.call('ZCOUNT', queue, '-inf', now)
+local later = redis.call('ZRANGE', queue, '(' .. now, '+inf', 'BYSCORE', 'LIMIT', 0, 1, 'WITHSCORES')
+if later[2] then answer[3] = later[2] - now end
+return answer

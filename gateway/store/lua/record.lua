@@ -1,0 +1,83 @@
+-- Write down what a worker did, only if it still holds the newest fence; end, park or keep the item.
+--
+-- KEYS[1]  prefix
+-- ARGV     kind, number of items, then for each item:
+--          id, fence ('' = whatever it is, for a move made by a person),
+--          fields (n, name, value, ..),
+--          state to move to ('' = stay), states that move may start from (n, states..),
+--          delay (ms until it is due again; '' = none: a move then takes the job out of the queue),
+--          counts to raise (n, names..),
+--          callbacks for the outbox (n, then each: id, fields (n, name, value, ..))
+-- Answers  one word an item: 'ok', 'fenced' (a newer claim exists), 'gone' (no such record), or the state that refused
+local kind = take()
+
+local function put_callback(id, fields)
+  redis.call('HSET', prefix .. 'callback:' .. id, 'state', 'pending', 'created_at', now, unpack(fields))
+  redis.call('ZADD', set_of('callback', 'pending'), now, id)
+  enqueue('callback', id, now)
+end
+
+local function park(id, delay)
+  local job = job_of(kind, id)
+  redis.call('DEL', 'arq:in-progress:' .. job)
+  redis.call('ZADD', queue_of(kind), now + delay, job)
+end
+
+-- An ended run used fewer credits than were set aside, or more.
+local function settle_credits(key)
+  local payer, reserved, used = unpack(redis.call('HMGET', key, 'payer', 'reserved', 'credits'))
+  if payer then
+    redis.call('HINCRBYFLOAT', prefix .. 'balance:' .. payer, 'left', tonumber(reserved or 0) - tonumber(used or 0))
+  end
+end
+
+-- A call takes some thousand values at most.
+local function set_fields(key, fields)
+  for first = 1, #fields, 1000 do
+    redis.call('HSET', key, unpack(fields, first, math.min(first + 999, #fields)))
+  end
+end
+
+local function read_item()
+  local item = {id = take(), fence = take(), fields = take_list(), target = take(), sources = take_list()}
+  item.delay, item.counts, item.callbacks = take(), take_list(), {}
+  for i = 1, tonumber(take()) do item.callbacks[i] = {take(), take_list()} end
+  return item
+end
+
+local function write(item)
+  local key = prefix .. kind .. ':' .. item.id
+  local state, fence = unpack(redis.call('HMGET', key, 'state', 'fence'))
+  if not state then return 'gone' end
+  if item.fence ~= '' and fence ~= item.fence then return 'fenced' end
+  -- The answer to this very call was lost, and the worker asks again.
+  if item.target ~= '' and state == item.target and not contains(item.sources, state) then return 'ok' end
+  if not contains(item.sources, state) then return state end
+  if item.target ~= '' then
+    item.fields[#item.fields + 1] = 'state'
+    item.fields[#item.fields + 1] = item.target
+    move(kind, item.id, state, item.target)
+    if item.delay ~= '' then park(item.id, item.delay) else dequeue(kind, item.id) end
+  end
+  set_fields(key, item.fields)
+  if kind == 'run' and item.target ~= '' and item.delay == '' then settle_credits(key) end
+  for _, count in ipairs(item.counts) do redis.call('HINCRBY', prefix .. 'counts', count, 1) end
+  for _, callback in ipairs(item.callbacks) do put_callback(callback[1], callback[2]) end
+  redis.call('PUBLISH', prefix .. 'moved:' .. kind .. ':' .. item.id, item.target ~= '' and item.target or state)
+  if item.fence == '' then redis.call('PUBLISH', prefix .. 'stop', kind .. ' ' .. item.id) end
+  return 'ok'
+end
+
+local answers, sent, parked = {}, false, false
+for i = 1, tonumber(take()) do
+  local item = read_item()
+  answers[i] = write(item)
+  if answers[i] == 'ok' then
+    sent = sent or #item.callbacks > 0
+    parked = parked or item.delay ~= ''
+  end
+end
+if sent then wake('callback') end
+-- An idle worker does not know yet that something is due sooner than it meant to look.
+if parked then wake(kind) end
+return answers

@@ -1,0 +1,231 @@
+"""Reading runs, callbacks and events back, one or a page at a time, newest first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from gateway.callbacks import Callback
+from gateway.credits import Allowance
+from gateway.errors import NotFound
+from gateway.events import Head
+from gateway.runs import Run
+from gateway.store.batches import Batches
+from gateway.store.connection import Redis
+from gateway.store.keys import Keys
+from gateway.store.records import read_callback, read_run
+
+CHUNK = 100
+LOOKED_THROUGH = 2000
+
+
+class StoredEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """A verified delivery as the store holds it. `received_at` is milliseconds of the store's clock."""
+
+    id: str
+    head: Head
+    body: bytes
+    run_ids: list[int]
+    received_at: int
+
+
+class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which runs are wanted. Times are milliseconds; `metadata` holds names and the texts their values must have.
+
+    `states` are several of which any will do, for those who count states another way than we.
+    """
+
+    workflow_id: int | None = None
+    state: str | None = None
+    states: tuple[str, ...] = ()
+    app_id: int | None = None
+    since: int | None = None
+    until: int | None = None
+    metadata: dict[str, str] = {}
+
+    def fits(self, run: Run) -> bool:
+        request, metadata = run.request, run.request.metadata or {}
+        return (
+            self.workflow_id in (None, request.workflow_id)
+            and self.state in (None, str(run.state))
+            and (not self.states or str(run.state) in self.states)
+            and self.app_id in (None, request.app_id)
+            and (self.since is None or run.created_at >= self.since)
+            and (self.until is None or run.created_at <= self.until)
+            and all(_text_of(metadata.get(name)) == value for name, value in self.metadata.items())
+        )
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Some runs, and the cursor below which the next page begins; none when this was the last.
+
+    `skip` is what is left of the offset for the next page.
+    """
+
+    runs: list[Run]
+    next: int | None
+    skip: int = 0
+
+
+class Reader:
+    """What the shard holds, for people and programs that look."""
+
+    def __init__(self, redis: Redis, keys: Keys) -> None:
+        self._redis = redis
+        self._keys = keys
+        # Many requests that wait wake in the same moment: they look together, over one connection.
+        self._runs: Batches[str, dict[bytes, bytes]] = Batches(self._hashes, limit=CHUNK)
+
+    async def run(self, run_id: int) -> Run:
+        """One run. Raises NotFound."""
+        fields = await self._runs.submit(self._keys.run(run_id))
+        if not fields:
+            message = f"there is no run {run_id}"
+            raise NotFound(message)
+        return read_run(run_id, fields)
+
+    async def page(
+        self,
+        wanted: RunFilter,
+        limit: int,
+        before: int | None = None,
+        offset: int = 0,
+        allowed: Callable[[Run], bool] | None = None,
+    ) -> Page:
+        """The newest runs that fit and are `allowed`, with ids below `before`, `offset` of them passed over.
+
+        Goes through the smallest index there is for the filter, at most LOOKED_THROUGH runs at a time; a page may
+        therefore be short, or empty, and still have a next one.
+        """
+        found: list[Run] = []
+        skip, cursor = offset, before
+        for _ in range(LOOKED_THROUGH // CHUNK):
+            ids = await self._ids(wanted, cursor)
+            hashes = await self._hashes([self._keys.run(run_id) for run_id in ids])
+            for run_id, fields in zip(ids, hashes, strict=True):
+                cursor = run_id
+                run = read_run(run_id, fields) if fields else None
+                if run is None or not wanted.fits(run) or not (allowed is None or allowed(run)):
+                    continue
+                if skip:
+                    skip -= 1
+                    continue
+                found.append(run)
+                if len(found) == limit:
+                    return Page(found, cursor)
+            if len(ids) < CHUNK:
+                return Page(found, None)
+        return Page(found, cursor, skip)
+
+    async def conversation(self, conversation_id: str) -> list[Run]:
+        """The runs of one conversation, oldest first. Raises NotFound."""
+        ids = [int(raw) for raw in await self._redis.lrange(self._keys.conversation(conversation_id), 0, -1)]
+        found = await self._hashes([self._keys.run(run_id) for run_id in ids])
+        runs = [read_run(run_id, fields) for run_id, fields in zip(ids, found, strict=True) if fields]
+        if not runs:
+            message = f"there is no conversation {conversation_id!r}"
+            raise NotFound(message)
+        return runs
+
+    async def balance(self, payer: str, allowance: Allowance) -> int:
+        """How many credits a token or app has left in this period."""
+        left, since = await self._redis.hmget(self._keys.balance(payer), "left", "since")
+        seconds, micros = await self._redis.time()
+        over = since is None or (
+            allowance.period_ms and seconds * 1000 + micros // 1000 >= int(since) + allowance.period_ms
+        )
+        return allowance.amount if over else int(float(left))
+
+    async def callback(self, callback_id: str) -> Callback:
+        """One callback with its attempts. Raises NotFound."""
+        fields = await self._redis.hgetall(self._keys.callback(callback_id))
+        if not fields:
+            message = f"there is no callback {callback_id!r}"
+            raise NotFound(message)
+        return read_callback(callback_id, fields)
+
+    async def callbacks(self, *, state: str | None = None, limit: int = 20) -> list[Callback]:
+        """The callbacks that moved last, of one state or of all."""
+        states = [state] if state else ["pending", "sending", "delivered", "failed"]
+        scored: list[tuple[bytes, float]] = []
+        for name in states:
+            scored += await self._redis.zrange(
+                self._keys.state("callback", name), 0, limit - 1, desc=True, withscores=True
+            )
+        ids = [raw.decode() for raw, _ in sorted(scored, key=lambda pair: -pair[1])[:limit]]
+        found = await self._hashes([self._keys.callback(each) for each in ids])
+        return [read_callback(each, fields) for each, fields in zip(ids, found, strict=True) if fields]
+
+    async def callbacks_of(self, run_id: int) -> list[Callback]:
+        """The callbacks of one run; their ids are kept with the run."""
+        raw = await self._redis.hget(self._keys.run(run_id), "callbacks")
+        ids = raw.decode().split(",") if raw else []
+        found = await self._hashes([self._keys.callback(each) for each in ids])
+        return [read_callback(each, fields) for each, fields in zip(ids, found, strict=True) if fields]
+
+    async def event(self, event_id: str) -> StoredEvent:
+        """One event with its bytes as received. Raises NotFound."""
+        fields = await self._redis.hgetall(self._keys.event(event_id))
+        if not fields:
+            message = f"there is no event {event_id!r}"
+            raise NotFound(message)
+        return _read_event(event_id, fields)
+
+    async def events(self, limit: int, below: str | None = None) -> list[StoredEvent]:
+        """The newest events, those older than the event `below`. Raises NotFound when that is not there any more."""
+        key, first = self._keys.named("events"), 0
+        if below is not None:
+            rank = await self._redis.zrevrank(key, below)
+            if rank is None:
+                message = f"there is no event {below!r}"
+                raise NotFound(message)
+            first = rank + 1
+        ids = [raw.decode() for raw in await self._redis.zrange(key, first, first + limit - 1, desc=True)]
+        found = await self._hashes([self._keys.event(each) for each in ids])
+        return [_read_event(each, fields) for each, fields in zip(ids, found, strict=True) if fields]
+
+    async def _ids(self, wanted: RunFilter, before: int | None) -> list[int]:
+        if wanted.states:
+            found = [await self._ids_in(self._keys.state("run", state), CHUNK, before) for state in wanted.states]
+            return sorted({run_id for ids in found for run_id in ids}, reverse=True)[:CHUNK]
+        if wanted.state is not None:
+            return await self._ids_in(self._keys.state("run", wanted.state), CHUNK, before)
+        if wanted.workflow_id is not None:
+            return await self._ids_in(self._keys.runs_of(wanted.workflow_id), CHUNK, before)
+        return await self._last_ids(CHUNK, before)
+
+    async def _last_ids(self, limit: int, before: int | None) -> list[int]:
+        # Run ids are given without gaps, so that the newest need no index of their own.
+        last = int(await self._redis.get(self._keys.named("runs:last")) or 0)
+        top = last if before is None else min(last, before - 1)
+        return list(range(top, max(top - limit, 0), -1))
+
+    async def _ids_in(self, key: str, limit: int, before: int | None) -> list[int]:
+        high = "+inf" if before is None else f"({before}"
+        return [
+            int(raw)
+            for raw in await self._redis.zrange(key, high, "-inf", desc=True, byscore=True, offset=0, num=limit)
+        ]
+
+    async def _hashes(self, names: Sequence[str]) -> list[Any]:
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for name in names:
+                pipe.hgetall(name)
+            return list(await pipe.execute()) if names else []
+
+
+def _read_event(event_id: str, fields: Mapping[bytes, bytes]) -> StoredEvent:
+    runs = fields[b"runs"].decode()
+    return StoredEvent(
+        id=event_id,
+        head=msgspec.json.decode(fields[b"head"], type=Head),
+        body=fields[b"body"],
+        run_ids=[int(each) for each in runs.split(",") if each],
+        received_at=int(fields[b"received_at"]),
+    )
+
+
+def _text_of(value: Any) -> str:
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()

@@ -1,0 +1,219 @@
+"""Runs and callbacks in the store: claiming them, writing down what was done, reading them back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import msgspec
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from gateway.callbacks import Attempt, Callback, Outgoing
+from gateway.runs import CALLBACK_MOVES, MOVES, Move, Problem, Run, RunRequest, State, StepRecord
+from gateway.store import scripts
+from gateway.store.batches import Batches
+from gateway.store.connection import Redis
+from gateway.store.keys import Keys
+
+Kind = Literal["run", "callback"]
+CLAIM: dict[str, Move] = {"run": MOVES["claim"], "callback": CALLBACK_MOVES["claim"]}
+PAUSE = 0.1
+STEP = "step:"
+ATTEMPT = "attempt:"
+
+_request = msgspec.json.Decoder(RunRequest)
+_step = msgspec.json.Decoder(StepRecord)
+_problem = msgspec.json.Decoder(Problem)
+_attempt = msgspec.json.Decoder(Attempt)
+
+
+class Claimed(msgspec.Struct, frozen=True):
+    """A record that a worker holds now: nobody with a lower fence can write to it any more."""
+
+    id: str
+    before: str
+    fence: int
+    fields: dict[bytes, bytes]
+
+
+class Claims(msgspec.Struct, frozen=True):
+    """The answer to one claim: the store's clock (ms), how many are still due, ms until the next is, what was given."""
+
+    now: int
+    due: int
+    next_due: int | None
+    items: tuple[Claimed, ...]
+
+
+class Write(msgspec.Struct, frozen=True, kw_only=True):
+    """What is written of one record: fields, perhaps a move, perhaps a delay after which it is due again.
+
+    A write without a fence is a person's: it is made whoever works on the record, and they are told to let go.
+    """
+
+    id: str
+    fence: int | None
+    fields: dict[str, bytes | str | int] = {}
+    move: Move | None = None
+    delay_ms: int | None = None
+    counts: tuple[str, ...] = ()
+    callbacks: tuple[Outgoing, ...] = ()
+
+
+class Records:
+    """The runs, or the callbacks, of one shard."""
+
+    def __init__(self, redis: Redis, keys: Keys, kind: Kind, *, patience: float = 10.0) -> None:
+        self.kind = kind
+        self._redis = redis
+        self._keys = keys
+        self._patience = patience
+        self._staying = ("running",) if kind == "run" else ("sending",)
+        self._batches: Batches[Write, str] = Batches(self._write_batch, limit=128)
+
+    async def claim(self, token: str, lease_ms: int, count: int, *, job_id: str = "") -> Claims:
+        """Take up to `count` due records on a lease; or the very one whose job a stock arq worker holds."""
+        move = CLAIM[self.kind]
+        arguments = (self.kind, token, lease_ms, count, *scripts.counted(move.sources), move.target, job_id)
+        now, due, later, *items = await scripts.call(self._redis, "claim", self._keys.prefix, *arguments)
+        return Claims(
+            int(now), int(due), None if int(later) < 0 else int(later), tuple(_read_claimed(item) for item in items)
+        )
+
+    async def write(self, write: Write) -> str:
+        """Write under the fence. The answer is `ok`, `fenced`, `gone`, or the state that refused the move.
+
+        A store that does not answer is asked again for `patience` seconds; the script takes the same write twice.
+        """
+        return await self._batches.submit(write)
+
+    async def beat(self, token: str, lease_ms: int, ids: Sequence[str]) -> list[str]:
+        """Renew the leases on these records. The answer names those that are lost."""
+        arguments = (self.kind, token, lease_ms, *scripts.counted(list(ids)))
+        return [lost.decode() for lost in await scripts.call(self._redis, "beat", self._keys.prefix, *arguments)]
+
+    async def release(self, token: str, ids: Sequence[str]) -> int:
+        """Hand records back: they are due at once for any other worker."""
+        arguments = (self.kind, token, *scripts.counted(list(ids)))
+        return int(await scripts.call(self._redis, "release", self._keys.prefix, *arguments))
+
+    async def repair(self, state: str, offset: int, size: int = 500) -> tuple[int, int]:
+        """Give the open records of one page their jobs again. The answer: the page's size, how many were mended."""
+        arguments = (self.kind, state, offset, size)
+        seen, mended = await scripts.call(self._redis, "repair", self._keys.prefix, *arguments)
+        return int(seen), int(mended)
+
+    async def _write_batch(self, writes: Sequence[Write]) -> list[str]:
+        arguments: list[Any] = [self.kind, len(writes)]
+        for write in writes:
+            arguments += self._arguments(write)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._patience
+        while True:
+            try:
+                answers = await scripts.call(self._redis, "record", self._keys.prefix, *arguments)
+                return [answer.decode() for answer in answers]
+            except (RedisConnectionError, RedisTimeoutError, OSError):
+                if loop.time() + PAUSE >= deadline:
+                    raise
+                await asyncio.sleep(PAUSE)
+
+    def _arguments(self, write: Write) -> list[Any]:
+        move = write.move
+        delay = "" if write.delay_ms is None else write.delay_ms
+        arguments: list[Any] = [
+            write.id,
+            "" if write.fence is None else write.fence,
+            *_flat(write.fields),
+            "" if move is None else move.target,
+            *scripts.counted(self._staying if move is None else move.sources),
+            delay,
+            *scripts.counted(write.counts),
+            len(write.callbacks),
+        ]
+        for callback in write.callbacks:
+            arguments += [callback.id, *_flat(_callback_fields(callback))]
+        return arguments
+
+
+def _flat(fields: Mapping[str, Any]) -> list[Any]:
+    flat: list[Any] = [len(fields) * 2]
+    for pair in fields.items():
+        flat += pair
+    return flat
+
+
+def _callback_fields(callback: Outgoing) -> dict[str, Any]:
+    return {
+        "run_id": callback.run_id,
+        "app_id": callback.app_id,
+        "type": callback.type,
+        "url": callback.url,
+        "body": callback.body,
+    }
+
+
+def _read_claimed(item: list[Any]) -> Claimed:
+    record_id, before, fence, *flat = item
+    return Claimed(record_id.decode(), before.decode(), int(fence), dict(zip(flat[::2], flat[1::2], strict=True)))
+
+
+def read_run(run_id: int, fields: Mapping[bytes, bytes]) -> Run:
+    """A run from the fields of its hash."""
+    steps = {
+        name[len(STEP) :].decode(): _step.decode(value)
+        for name, value in fields.items()
+        if name.startswith(STEP.encode())
+    }
+    return Run(
+        id=run_id,
+        state=State(fields[b"state"].decode()),
+        request=_request.decode(fields[b"request"]),
+        created_at=int(fields[b"created_at"]),
+        started_at=_number(fields, b"started_at"),
+        ended_at=_number(fields, b"ended_at"),
+        output=msgspec.json.decode(fields.get(b"output", b"null")),
+        error=_problem.decode(fields[b"error"]) if b"error" in fields else None,
+        steps=steps,
+        fence=int(fields.get(b"fence", 0)),
+        attempt=int(fields.get(b"attempt", 1)),
+        credits=int(fields.get(b"credits", 0)),
+        lost=int(fields.get(b"lost", 0)),
+    )
+
+
+def read_callback(callback_id: str, fields: Mapping[bytes, bytes]) -> Callback:
+    """A callback from the fields of its hash."""
+    attempts = [_attempt.decode(value) for name, value in fields.items() if name.startswith(ATTEMPT.encode())]
+    return Callback(
+        id=callback_id,
+        run_id=int(fields[b"run_id"]),
+        app_id=int(fields[b"app_id"]),
+        type=fields[b"type"].decode(),
+        url=fields[b"url"].decode(),
+        body=fields[b"body"],
+        state=fields[b"state"].decode(),
+        created_at=int(fields[b"created_at"]),
+        ended_at=_number(fields, b"ended_at"),
+        fence=int(fields.get(b"fence", 0)),
+        due_at=_number(fields, b"due_at"),
+        attempts=sorted(attempts, key=lambda attempt: attempt.number),
+    )
+
+
+def final_fields(run: Run, callbacks: tuple[Outgoing, ...]) -> dict[str, bytes | str | int]:
+    """The fields that end a run, with the ids of the callbacks that tell of it."""
+    fields: dict[str, bytes | str | int] = {"ended_at": run.ended_at or 0, "credits": run.credits}
+    if run.output is not None:
+        fields["output"] = msgspec.json.encode(run.output)
+    if run.error is not None:
+        fields["error"] = msgspec.json.encode(run.error)
+    if callbacks:
+        fields["callbacks"] = ",".join(callback.id for callback in callbacks)
+    return fields
+
+
+def _number(fields: Mapping[bytes, bytes], name: bytes) -> int | None:
+    return int(fields[name]) if name in fields else None

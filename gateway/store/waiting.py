@@ -1,0 +1,118 @@
+"""Waiting for runs to move, without polling: one subscription per process wakes whoever waits for that run."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from gateway.errors import Unavailable
+from gateway.store.connection import MISTAKES, Redis
+from gateway.store.keys import Keys
+
+LISTEN = 5.0
+"""Seconds after which the listener looks whether its connection still lives."""
+PAUSE = 0.5
+AGAIN = 0.1
+
+
+class TooManyWaiters(Unavailable):
+    """Too many requests wait for their runs. Start the run without waiting, and ask for it later."""
+
+    code = "too_many_waiters"
+
+
+class Waiters:
+    """Who waits for which run. `limit` is how many may wait at once.
+
+    All share one connection, which one task owns. Each time the store confirms a subscription, the first time and
+    after a lost connection, those who wait for that run are woken as well: it may have moved just before.
+    """
+
+    def __init__(self, redis: Redis, keys: Keys, *, limit: int = 10_000) -> None:
+        self._redis = redis
+        self._keys = keys
+        self._limit = limit
+        self._waiting: dict[str, set[asyncio.Event]] = {}
+        self._changed = asyncio.Event()
+        self._listener: asyncio.Task[None] | None = None
+        self.count = 0
+
+    async def close(self) -> None:
+        if self._listener is not None:
+            await _end(self._listener)
+
+    @contextlib.asynccontextmanager
+    async def watch(self, run_id: int) -> AsyncIterator[asyncio.Event]:
+        """An event that is set each time the run may have moved. Raises TooManyWaiters; leaves nothing behind."""
+        if self.count >= self._limit:
+            raise TooManyWaiters
+        channel, moved = self._keys.moved("run", run_id), asyncio.Event()
+        moved.set()  # look once more: the run may have moved since the caller looked
+        self._join(channel, moved)
+        try:
+            yield moved
+        finally:
+            self._leave(channel, moved)
+
+    def _join(self, channel: str, moved: asyncio.Event) -> None:
+        self.count += 1
+        self._waiting.setdefault(channel, set()).add(moved)
+        self._changed.set()
+        if self._listener is None or self._listener.done():
+            self._listener = asyncio.get_running_loop().create_task(self._listen())
+
+    def _leave(self, channel: str, moved: asyncio.Event) -> None:
+        self.count -= 1
+        self._waiting[channel].discard(moved)
+        if not self._waiting[channel]:
+            del self._waiting[channel]
+            self._changed.set()
+
+    async def _listen(self) -> None:
+        while True:
+            with contextlib.suppress(*MISTAKES):
+                async with self._redis.pubsub() as words:
+                    await words.connect()
+                    await self._follow(words)
+            await asyncio.sleep(PAUSE)
+
+    async def _follow(self, words: Redis) -> None:
+        """Subscribe and read side by side on one connection, until either fails."""
+        tasks = [asyncio.ensure_future(self._subscribe(words)), asyncio.ensure_future(self._read(words))]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            await _end(*tasks)
+
+    async def _subscribe(self, words: Redis) -> None:
+        subscribed: set[str] = set()
+        while True:
+            self._changed.clear()
+            wanted = set(self._waiting)
+            if new := wanted - subscribed:
+                await words.subscribe(*new)
+            if old := subscribed - wanted:
+                await words.unsubscribe(*old)
+            subscribed = wanted
+            await self._changed.wait()
+
+    async def _read(self, words: Redis) -> None:
+        while True:
+            message = await words.get_message(timeout=LISTEN)
+            if message is not None and message["type"] in ("message", "subscribe"):
+                for moved in self._waiting.get(message["channel"].decode(), ()):
+                    moved.set()
+
+
+async def _end(*tasks: asyncio.Task[None]) -> None:
+    """Cancel until they are done: redis-py's `wait_for` may swallow a cancellation on Python 3.11."""
+    while pending := [task for task in tasks if not task.done()]:
+        for task in pending:
+            task.cancel()
+        await asyncio.wait(pending, timeout=AGAIN)
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()  # seen, so that nobody is told of it at the end of the process
