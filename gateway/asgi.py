@@ -1,0 +1,163 @@
+"""The receiver, put together: here and nowhere else its parts are made and handed to each other."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import structlog
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from gateway import embedded
+from gateway.control import Control
+from gateway.credits import read_costs
+from gateway.dialects import arcee, arkai, eai, orqo
+from gateway.egress import read_policy
+from gateway.errors import GatewayError
+from gateway.metrics import Metrics
+from gateway.secrets import read_master_keys
+from gateway.service import Service
+from gateway.settings import Settings, read_settings
+from gateway.store.accepting import Acceptor
+from gateway.store.catalog import Catalog
+from gateway.store.connection import Redis, check_server, connect
+from gateway.store.keys import Keys
+from gateway.store.reading import Reader
+from gateway.store.records import Records
+from gateway.store.refusals import Refusals
+from gateway.store.registry import Registry
+from gateway.store.waiting import Waiters
+from gateway.web import api
+from gateway.web.adapter import Adapters
+from gateway.web.callers import Gatekeeper
+from gateway.web.client import Client
+from gateway.web.documentation import documentation_routes
+from gateway.web.endpoints import Parts, mount
+from gateway.web.health import Health
+from gateway.web.problems import on_exception, on_gateway_error, on_http_exception
+from gateway.web.receiver import Limits, Receiver
+
+DAY_MS = 86_400_000
+DOOR = "/api/v1/webhooks/"
+DIALECTS = (api.API, orqo.API, arcee.API, eai.API, arkai.API)
+"""The ways of speaking. A fifth would be one module, and its name here."""
+log = structlog.get_logger()
+
+
+def store_url(settings: Settings) -> str:
+    """The server the settings name, or the embedded one of their data directory."""
+    return settings.redis_url or embedded.redis_url(settings.data_dir)
+
+
+def master_keys(settings: Settings) -> tuple[bytes, ...]:
+    """The master keys of the settings, or the one kept in the data directory, if there is one."""
+    kept = Path(settings.data_dir) / "master.key"
+    texts = settings.master_keys or ((kept.read_text().strip(),) if kept.exists() else ())
+    return read_master_keys(texts)
+
+
+def spare_collector() -> None:
+    """Leave all that is here for good out of every garbage collection: a full one stopped the process for 25 ms."""
+    gc.collect()
+    gc.freeze()
+
+
+class Gateway(Starlette):
+    """The application. Events go straight to the receiver, which answers for all that can go wrong with them."""
+
+    receiver: Receiver
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        name = _app_of(scope)
+        if not name:
+            await super().__call__(scope, receive, send)
+            return
+        scope["path_params"] = {"app": name}
+        await self.receiver(scope, receive, send)
+
+
+def _app_of(scope: Scope) -> str:
+    """The app's id or token in the path of the webhook door; empty for everything else."""
+    path: str = scope.get("path", "")
+    if not path.startswith(DOOR) or scope["type"] != "http" or scope.get("root_path"):
+        return ""
+    name = path[len(DOOR) :]
+    return "" if "/" in name else name
+
+
+class House:
+    """What the receiver's process works with, each part made once and handed to those that need it."""
+
+    def __init__(self, settings: Settings) -> None:
+        keys, costs = Keys(), read_costs(settings.step_costs)
+        self._settings = settings
+        self._redis = connect(store_url(settings))
+        self._accepting = connect(store_url(settings), timeout=settings.accept_timeout)
+        self._client = Client(read_policy(settings.egress_allow))
+        catalog = Catalog(self._redis, keys)
+        self._registry = Registry(self._redis, catalog, keys.named("changed"), master_keys(settings))
+        self._waiters = Waiters(self._redis, keys)
+        self._refusals = Refusals(self._redis, keys)
+        metrics = Metrics()
+        acceptor = _acceptor(settings, self._accepting, keys)
+        service = Service(self._registry, acceptor, Adapters(self._client), costs=costs)
+        limits = Limits(settings.max_body, settings.body_timeout)
+        self.receiver = Receiver(service, orqo, metrics, limits, self._refusals)
+        self.health = Health(self._redis, keys, settings, metrics)
+        records = Records(self._redis, keys, "run", patience=settings.accept_timeout)
+        reader = Reader(self._redis, keys)
+        control = Control(self._registry, acceptor, reader, records, self._waiters, catalog, costs=costs)
+        self.parts = Parts(control, Gatekeeper(self._registry), settings.max_body, settings.body_timeout)
+
+    @contextlib.asynccontextmanager
+    async def open(self, _: Starlette) -> AsyncIterator[None]:
+        """Starlette's lifespan. Raises StoreError on a server that could lose events."""
+        try:
+            await check_server(self._redis, self._settings.durability)
+            await self._registry.load()
+            self._registry.start_watching()
+            spare_collector()
+            log.info("receiver is ready", apps=len({app.id for app in self._registry.apps.values()}))
+            async with self._client:
+                yield
+        finally:
+            await self._registry.stop_watching()
+            await self._waiters.close()
+            await self._refusals.close()
+            await self._accepting.aclose()
+            await self._redis.aclose()
+
+
+def create_app(settings: Settings | None = None) -> Gateway:
+    """The receiver as an ASGI application. Refuses to start on a server that could lose events."""
+    house = House(settings or read_settings())
+    app = Gateway(
+        routes=[
+            Route(DOOR + "{app}", house.receiver),
+            *(route for dialect in DIALECTS for route in mount(dialect, house.parts)),
+            *house.health.routes,
+            *documentation_routes(DIALECTS),
+        ],
+        exception_handlers={GatewayError: on_gateway_error, HTTPException: on_http_exception, Exception: on_exception},
+        lifespan=house.open,
+    )
+    # A slash too many is another path; a redirect would repeat the Host header's word for where we are.
+    app.router.redirect_slashes = False
+    app.receiver = house.receiver
+    return app
+
+
+def _acceptor(settings: Settings, redis: Redis, keys: Keys) -> Acceptor:
+    return Acceptor(
+        redis,
+        keys,
+        timeout=settings.accept_timeout,
+        max_queue=settings.max_queue,
+        window_ms=int(settings.dedupe_days * DAY_MS),
+        durability=settings.durability,
+    )

@@ -1,0 +1,333 @@
+"""What the API's doors share: start a run, read it, list, wait for it, cancel it. The dialects only translate."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
+
+import msgspec
+
+from gateway.apps import App, LiveApp
+from gateway.credits import Payment, cost_of
+from gateway.documents import kinds_of
+from gateway.errors import Conflict, GatewayError, NotFound, Unprocessable
+from gateway.events import Acceptable, Decision, Head, caller_key, hash_body, new_event_id
+from gateway.hooks import Hook, open_hook
+from gateway.outbox import callbacks_for
+from gateway.runs import MOVES, TERMINAL, Problem, Run, RunRequest, State
+from gateway.service import NO_COSTS, Storage, insist_on_stored
+from gateway.store.catalog import Catalog
+from gateway.store.connection import MISTAKES
+from gateway.store.reading import Page, Reader, RunFilter
+from gateway.store.records import Records, Write, final_fields
+from gateway.tokens import Token, new_token
+from gateway.triggers import check_input
+from gateway.workflows import Published, Workflow, prepare
+
+LONGEST_WAIT = 300.0
+LOOK_AGAIN = 5.0
+FIT_NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f]{1,200}")
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """A run that a caller asks for. `version` is a number of the workflow's versions; none means the published one."""
+
+    workflow: str | int
+    version: int | None = None
+    input: Any = None
+    task: str | None = None
+    metadata: dict[str, Any] | None = None
+    conversation_id: str | None = None
+    hook: str | None = None
+
+
+class Started(msgspec.Struct, frozen=True):
+    """A run that was started, now or when the same key came before."""
+
+    run_id: int
+    event_id: str
+    workflow_id: int
+    known: bool
+
+
+class Directory(Protocol):
+    """Apps, workflows and hooks at hand; hooks by the hash of their token."""
+
+    apps: dict[str, LiveApp]
+    workflows: dict[str, Published]
+    hooks: dict[str, Hook]
+    tokens: dict[str, Token]
+
+    async def load(self) -> None: ...
+
+    async def version(self, workflow: Published, number: int) -> Workflow: ...
+
+    async def definition(self, digest: str) -> Workflow: ...
+
+    async def number(self, workflow: str, digest: str) -> int | None: ...
+
+    async def publish(self, document: object, managed_by: str, at: int) -> Published: ...
+
+
+class Waiting(Protocol):
+    """Who is told when a run moves."""
+
+    def watch(self, run_id: int) -> AbstractAsyncContextManager[asyncio.Event]: ...
+
+
+class Control:
+    """The work behind every API door. What a caller may do was checked before."""
+
+    def __init__(
+        self,
+        directory: Directory,
+        storage: Storage,
+        reader: Reader,
+        records: Records,
+        waiting: Waiting,
+        catalog: Catalog,
+        *,
+        costs: Mapping[str, int] = NO_COSTS,
+        clock: Callable[[], float] = time.time,
+        noise: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self._directory = directory
+        self._storage = storage
+        self._records = records
+        self.reader = reader
+        self.catalog = catalog
+        self._waiting = waiting
+        self._costs = costs
+        self._clock = clock
+        self._noise = noise
+
+    def workflow(self, name: str | int) -> Published:
+        """The published workflow with this id or name. Raises NotFound."""
+        found = self._directory.workflows.get(str(name))
+        if found is None:
+            message = f"there is no workflow {name!r}"
+            raise NotFound(message)
+        return found
+
+    def workflows(self) -> list[Published]:
+        """All published workflows, by id."""
+        return sorted({each.id: each for each in self._directory.workflows.values()}.values(), key=lambda each: each.id)
+
+    def hook(self, token: str) -> Hook:
+        """The hook with this token. Raises NotFound, or Conflict when it is disabled."""
+        return open_hook(self._directory.hooks, token)
+
+    async def definition(self, published: Published, version: int | None = None) -> Workflow:
+        """A version of a workflow, ready to run. Raises NotFound."""
+        if version is None or version == published.version:
+            return await self._directory.definition(published.digest)
+        return await self._directory.version(published, version)
+
+    async def definition_of(self, run: Run) -> Workflow:
+        """The very version that a run runs. Raises NotFound."""
+        return await self._directory.definition(run.request.digest)
+
+    async def version_of(self, run: Run) -> int | None:
+        """The number of the version that a run runs."""
+        return await self._directory.number(run.request.workflow, run.request.digest)
+
+    def new_conversation(self) -> str:
+        """An id for a conversation that begins."""
+        return f"conv_{self._noise(12).hex()}"
+
+    async def publish(self, document: dict[str, Any], managed_by: str = "api") -> Published:
+        """Publish a workflow that somebody sent: a new version where it differs from the last.
+
+        Raises ConfigError or Unprocessable for one that can't be used, Conflict when gateway.yaml manages its name.
+        Its `python` steps may call only what a workflow of gateway.yaml calls: a token must not run any code there is.
+        """
+        workflow = prepare(document)
+        if not FIT_NAME.fullmatch(workflow.definition.name) or workflow.definition.name.isdigit():
+            message = "name: 1 to 200 printable characters, not only digits, for those are ids"
+            raise Unprocessable(message, path="name")
+        await self._refuse_unknown_code(workflow)
+        return await self._directory.publish(document, managed_by, int(self._clock() * 1000))
+
+    async def _refuse_unknown_code(self, workflow: Workflow) -> None:
+        wanted = _code_of(workflow)
+        if not wanted:
+            return
+        trusted = [await self.definition(each) for each in self.workflows() if each.managed_by == "file"]
+        unknown = wanted - frozenset().union(*(_code_of(each) for each in trusted))
+        if unknown:
+            message = f"python: no workflow of gateway.yaml calls {min(unknown)!r}, so none that is sent may"
+            raise Unprocessable(message, path="python")
+
+    async def start(self, order: Order, token: Token | None, body: bytes, key: str | None = None) -> Started:
+        """Store a run, durably. Raises NotFound, Unprocessable, Conflict or Unavailable; then nothing was started.
+
+        The same `key` from the same caller gives the same run again.
+        """
+        published = self.workflow(order.workflow)
+        workflow = await self.definition(published, order.version)
+        check_input(workflow, order.input)
+        event = self._event(order, published, workflow, token, body, key)
+        stored = await self._storage.store(event)
+        insist_on_stored(stored)
+        return Started(stored.run_ids[0], stored.event_id, published.id, stored.outcome == "known")
+
+    async def run(self, run_id: int) -> Run:
+        """One run. Raises NotFound."""
+        return await self.reader.run(run_id)
+
+    async def kinds(self, run: Run) -> dict[str, str]:
+        """The kinds of all steps of a run's workflow; none when its definition can't be used any more."""
+        try:
+            return kinds_of((await self._directory.definition(run.request.digest)).definition)
+        except GatewayError:
+            return {}
+
+    async def page(
+        self,
+        wanted: RunFilter,
+        limit: int,
+        before: int | None = None,
+        offset: int = 0,
+        allowed: Callable[[Run], bool] | None = None,
+    ) -> Page:
+        """The newest runs that fit and are `allowed`, below the cursor `before`."""
+        return await self.reader.page(wanted, limit, before, offset, allowed)
+
+    async def conversation(self, conversation_id: str) -> list[Run]:
+        """The runs of a conversation, oldest first. Raises NotFound when there are none."""
+        return await self.reader.conversation(conversation_id)
+
+    async def wait(self, run_id: int, seconds: float) -> Run:
+        """The run when it has ended, or as it is after `seconds` (at most 300). Holds no worker and no connection."""
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + min(seconds, LONGEST_WAIT)
+        run = await self.reader.run(run_id)
+        if run.state in TERMINAL or seconds <= 0:
+            return run
+        async with self.watch(run_id) as moved:
+            while run.state not in TERMINAL and (left := deadline - clock()) > 0:
+                await until_moved(moved, min(left, LOOK_AGAIN))
+                with contextlib.suppress(*MISTAKES):
+                    run = await self.reader.run(run_id)
+        return run
+
+    def watch(self, run_id: int) -> AbstractAsyncContextManager[asyncio.Event]:
+        """An event that is set when the run may have moved. Raises TooManyWaiters."""
+        return self._waiting.watch(run_id)
+
+    async def cancel(self, run_id: int, reason: str) -> Run:
+        """End a run now, whoever works on it. Raises NotFound, or Conflict when it has ended already."""
+        run = await self.reader.run(run_id)
+        problem = Problem(type="Cancelled", message=reason)
+        now = int(self._clock() * 1000)
+        ended = msgspec.structs.replace(run, state=State.CANCELLED, error=problem, ended_at=now)
+        callbacks = callbacks_for(ended, self._directory.apps)
+        write = Write(
+            id=str(run_id),
+            fence=None,
+            fields=final_fields(ended, callbacks),
+            move=MOVES["cancel"],
+            counts=(f"runs:{run.request.workflow}:{State.CANCELLED}",),
+            callbacks=callbacks,
+        )
+        answer = await self._records.write(write)
+        if answer != "ok" or run.state == State.CANCELLED:
+            message = f"run {run_id} has ended already, as {run.state if answer == 'ok' else answer}"
+            raise Conflict(message)
+        return ended
+
+    @property
+    def live_apps(self) -> dict[str, LiveApp]:
+        """The apps at hand, each by its id and by its token."""
+        return self._directory.apps
+
+    def apps(self) -> list[App]:
+        """All apps, by id."""
+        return sorted({each.id: each.app for each in self._directory.apps.values()}.values(), key=lambda app: app.id)
+
+    def app(self, name: str) -> App:
+        """The app with this id or name. Raises NotFound."""
+        found = [app for app in self.apps() if name in (str(app.id), app.name)]
+        if not found:
+            message = f"there is no app {name!r}"
+            raise NotFound(message)
+        return found[0]
+
+    def tokens(self) -> list[Token]:
+        """All tokens, the oldest first."""
+        return sorted(self._directory.tokens.values(), key=lambda each: (each.created_at, each.id))
+
+    async def add_token(self, name: str, scopes: list[str], seconds: float | None) -> tuple[str, Token]:
+        """Make a token that may be used at once: its text, and what is kept of it."""
+        text, token = new_token(name, scopes, self._clock(), seconds)
+        await self.catalog.put_token(token)
+        await self._directory.load()
+        return text, token
+
+    async def revoke_token(self, token_id: str) -> Token:
+        """End a token at once. Raises NotFound."""
+        token = self._directory.tokens.get(token_id)
+        if token is None:
+            message = f"there is no token {token_id!r}"
+            raise NotFound(message)
+        if token.revoked_at is None:
+            token = msgspec.structs.replace(token, revoked_at=int(self._clock()))
+            await self.catalog.put_token(token)
+            # Other receivers are told by the store; this one need not wait for the word.
+            await self._directory.load()
+        return token
+
+    def _event(
+        self, order: Order, published: Published, workflow: Workflow, token: Token | None, body: bytes, key: str | None
+    ) -> Acceptable:
+        event_id = new_event_id(self._clock(), self._noise(8))
+        owner = f"token {token.id}" if token else f"hook {order.hook}"
+        request = RunRequest(
+            workflow_id=published.id,
+            workflow=published.name,
+            digest=workflow.digest,
+            session_id="ses_" + event_id.removeprefix("evt_"),
+            token_id=token.id if token else None,
+            event_id=event_id,
+            conversation_id=order.conversation_id,
+            task=order.task,
+            input=order.input,
+            metadata=order.metadata,
+        )
+        decision = Decision(outcome="accepted", scheme="token" if token else "hook")
+        head = Head(token_id=token.id if token else None, hook_id=order.hook, decision=decision)
+        keys = [caller_key(owner, key)] if key else []
+        # Some doors name the workflow in the path: with another workflow, the same body is another request.
+        body_hash = hash_body(b"%d %s" % (published.id, body))
+        return Acceptable(
+            id=event_id,
+            body=body,
+            body_hash=body_hash,
+            keys=keys,
+            head=head,
+            requests=[request],
+            payment=self._payment(token, workflow),
+        )
+
+    def _payment(self, token: Token | None, workflow: Workflow) -> Payment | None:
+        if token is None or token.credits is None:
+            return None
+        return Payment(token.payer, token.credits, cost_of(workflow.kinds, self._costs))
+
+
+def _code_of(workflow: Workflow) -> frozenset[str]:
+    return frozenset(str(step.step.python) for step in workflow.steps.values() if step.kind == "python")
+
+
+async def until_moved(moved: asyncio.Event, seconds: float) -> None:
+    """Wait until the run has moved, or for so many seconds."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await moved.wait()
+    moved.clear()

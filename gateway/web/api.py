@@ -1,0 +1,23 @@
+"""Our own API: the same objects as the commands print, over HTTP, with a Bearer token.
+
+Lists come newest first, a page at a time: `next_cursor` asks for the page after. Errors are RFC 9457 problems.
+"""
+
+from __future__ import annotations
+
+from gateway.web.api_lists import LISTS
+from gateway.web.api_runs import RUNS
+from gateway.web.api_tokens import TOKENS
+from gateway.web.callers import bearer
+from gateway.web.endpoints import Dialect
+from gateway.web.problems import refuse
+
+API = Dialect(
+    name="gateway",
+    # Without a prefix: what lies beside these paths may be another dialect's.
+    prefix="",
+    credential=bearer(b"authorization"),
+    refuse=refuse,
+    media_type="application/problem+json",
+    endpoints=(*RUNS, *LISTS, *TOKENS),
+)

@@ -1,0 +1,88 @@
+"""Our API's tokens, for admins: make, list, revoke."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from gateway.documents import NewToken, TokenDocument, describe_new_token, describe_token
+from gateway.errors import Unprocessable
+from gateway.tokens import SCOPES, read_grant
+from gateway.web.endpoints import Answer, Call, Endpoint
+
+DAY = 86_400
+GRANTS = rf"^(admin|({'|'.join(SCOPES[:-1])})(@(workflow|app):[^\n\r]+)?)$"
+
+
+class TokenBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A token to make: what it is for, what it may do, after how many days it ends (none: never)."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=200)]
+    scopes: Annotated[
+        list[Annotated[str, Meta(pattern=GRANTS, max_length=300)]], Meta(min_length=1, max_length=100)
+    ] = msgspec.field(default_factory=lambda: ["runs:start", "runs:read"])
+    days: Annotated[float, Meta(gt=0, le=36_500)] | None = None
+
+
+class TokenPage(msgspec.Struct, frozen=True):
+    """All tokens, the oldest first."""
+
+    data: list[TokenDocument]
+    next_cursor: None = None
+
+
+async def list_tokens(call: Call) -> Answer:
+    """All tokens, without their secrets."""
+    now = time.time()
+    return 200, TokenPage([describe_token(each, now) for each in call.control.tokens()])
+
+
+async def make_token(call: Call) -> Answer:
+    """A new token. Its text is in this answer and never again."""
+    wanted: TokenBody = call.body
+    unknown = [each for each in wanted.scopes if read_grant(each) is None]
+    if unknown:
+        message = f"scopes: there is no scope {unknown[0]!r}; scopes are {', '.join(SCOPES)}"
+        raise Unprocessable(message)
+    seconds = None if wanted.days is None else wanted.days * DAY
+    text, token = await call.control.add_token(wanted.name, wanted.scopes, seconds)
+    return 201, describe_new_token(token, text, time.time())
+
+
+async def revoke_token(call: Call) -> Answer:
+    """End a token at once; one that has ended stays so."""
+    return 200, describe_token(await call.control.revoke_token(call.path["token_id"]), time.time())
+
+
+TOKENS = (
+    Endpoint(
+        method="GET",
+        path="/api/v1/tokens",
+        handler=list_tokens,
+        scope="admin",
+        summary="List tokens",
+        answer=TokenPage,
+    ),
+    Endpoint(
+        method="POST",
+        path="/api/v1/tokens",
+        handler=make_token,
+        scope="admin",
+        summary="Make a token",
+        body=TokenBody,
+        answer=NewToken,
+        status=201,
+        example={"name": "dashboard", "scopes": ["runs:read@workflow:review"], "days": 30},
+    ),
+    Endpoint(
+        method="DELETE",
+        path="/api/v1/tokens/{token_id}",
+        handler=revoke_token,
+        scope="admin",
+        summary="Revoke a token",
+        answer=TokenDocument,
+    ),
+)

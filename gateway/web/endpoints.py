@@ -1,0 +1,292 @@
+"""API routes as data. One adapter reads, judges and answers for all of them, in the words of their dialect."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+import structlog
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
+
+from gateway.control import Control
+from gateway.errors import BadRequest, GatewayError, MethodNotAllowed, NotFound, Unavailable
+from gateway.runs import Run
+from gateway.service import malformed, misshapen
+from gateway.store.connection import MISTAKES
+from gateway.web.bodies import ClientGone, read_body, while_connected
+from gateway.web.callers import Caller, Credential, Gatekeeper, Headers
+
+Answer = tuple[int, Any]
+"""A status, and what msgspec can write as JSON; None is an empty body."""
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+LONGEST_KEY = 255
+Result = TypeVar("Result")
+log = structlog.get_logger()
+_encoder = msgspec.json.Encoder()
+
+
+class Patience(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`wait`: seconds for which the answer is held until the run has ended."""
+
+    wait: Annotated[float, msgspec.Meta(ge=0, le=300)] = 0
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True):
+    """One request to an endpoint, read and judged: `body` and `query` are of the endpoint's types."""
+
+    caller: Caller | None
+    path: dict[str, str]
+    query: Any
+    body: Any
+    raw: bytes
+    key: str | None
+    control: Control
+    headers: Headers = ()
+    receive: Receive | None = None
+
+    @property
+    def who(self) -> Caller:
+        """The caller of an endpoint that takes a token."""
+        assert self.caller is not None
+        return self.caller
+
+    async def wait(self, run_id: int, seconds: float) -> Run:
+        """The run when it has ended, or as it is after `seconds`. Lets go of everything when the client leaves."""
+        return await self.unless_gone(self.control.wait(run_id, seconds))
+
+    async def unless_gone(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Do what may take long, and stop when the client leaves."""
+        return await work if self.receive is None else await while_connected(self.receive, work)
+
+
+Handler = Callable[[Call], Awaitable[Answer]]
+
+
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """One route. `scope` None means that no token is asked for; everything here is what OpenAPI shows.
+
+    `keys` are the headers that may hold a caller's key; the first that is there counts.
+
+    `others` are the answers of other good statuses than `status`.
+
+    `where` is the type of the path's parameters: what is not of it is not found. `media` is the answer's media type.
+    """
+
+    method: str
+    path: str
+    handler: Handler
+    scope: str | None
+    summary: str
+    answer: Any = None
+    status: int = 200
+    others: dict[int, Any] = {}
+    body: Any = None
+    query: Any = None
+    optional_body: bool = False
+    keys: tuple[str, ...] = ("idempotency-key",)
+    where: Any = None
+    example: Any = None
+    refuses: tuple[int, ...] = ()
+    media: str = "application/json"
+
+
+class Dialect(msgspec.Struct, frozen=True, kw_only=True):
+    """A way of speaking: its routes, where it looks for a token, and its words for an error."""
+
+    name: str
+    prefix: str
+    endpoints: tuple[Endpoint, ...]
+    credential: Credential
+    refuse: Callable[[GatewayError], Answer]
+    media_type: str = "application/json"
+
+
+class Parts(msgspec.Struct, frozen=True):
+    """What every endpoint works with."""
+
+    control: Control
+    gatekeeper: Gatekeeper
+    max_body: int
+    body_timeout: float
+
+
+def mount(dialect: Dialect, parts: Parts) -> list[BaseRoute]:
+    """A dialect's routes: one per path, which also answers for wrong methods; unknown paths below its prefix are its own."""
+    paths = dict.fromkeys(endpoint.path for endpoint in dialect.endpoints)
+    routes: list[BaseRoute] = [
+        Route(path, Desk(dialect, [each for each in dialect.endpoints if each.path == path], parts)) for path in paths
+    ]
+    if dialect.prefix:
+        routes.append(Route(dialect.prefix + "/{rest:path}", Desk(dialect, [], parts)))
+    return routes
+
+
+class Desk:
+    """Answers for one path of one dialect. Plain ASGI."""
+
+    def __init__(self, dialect: Dialect, endpoints: Sequence[Endpoint], parts: Parts) -> None:
+        self._dialect = dialect
+        self._endpoints = {endpoint.method: endpoint for endpoint in endpoints}
+        self._parts = parts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began = time.perf_counter()
+        headers: dict[str, str] = {}
+        try:
+            status, document = await self._answer(scope, receive)
+        except ClientGone:
+            return
+        except GatewayError as error:
+            status, document = self._dialect.refuse(error)
+            headers = self._headers_of(error, status)
+        except MISTAKES:
+            log.exception("store failed", dialect=self._dialect.name)
+            status, document = self._dialect.refuse(Unavailable())
+            headers = self._headers_of(Unavailable(), status)
+        except Exception:
+            log.exception("request failed", dialect=self._dialect.name)
+            status, document = self._dialect.refuse(GatewayError("something went wrong here; it is in the log"))
+        await self._send(scope, receive, send, status, document, headers)
+        milliseconds = round((time.perf_counter() - began) * 1000, 1)
+        log.info(
+            "api",
+            dialect=self._dialect.name,
+            method=scope["method"],
+            path=_shown_path(scope),
+            status=status,
+            ms=milliseconds,
+        )
+
+    async def _answer(self, scope: Scope, receive: Receive) -> Answer:
+        endpoint = self._endpoint(scope["method"])
+        caller = self._caller(endpoint, scope)
+        raw = await read_body(scope, receive, self._parts.max_body, self._parts.body_timeout)
+        call = Call(
+            caller=caller,
+            path=read_path(endpoint, scope),
+            query=read_query(endpoint, scope),
+            body=read_typed(endpoint, raw),
+            raw=raw,
+            key=read_key(endpoint, scope),
+            control=self._parts.control,
+            headers=scope["headers"],
+            receive=receive,
+        )
+        return await endpoint.handler(call)
+
+    def _endpoint(self, method: str) -> Endpoint:
+        endpoint = self._endpoints.get(method)
+        if endpoint is not None:
+            return endpoint
+        if not self._endpoints:
+            message = "there is nothing at this path"
+            raise NotFound(message)
+        allowed = ", ".join(self._endpoints)
+        message = f"this path takes {allowed}"
+        raise MethodNotAllowed(message, allow=allowed)
+
+    def _caller(self, endpoint: Endpoint, scope: Scope) -> Caller | None:
+        if endpoint.scope is None:
+            return None
+        caller = self._parts.gatekeeper.identify(self._dialect.credential(scope["headers"]))
+        # A narrowed token gets past here, and is held to its workflows and apps where they are known.
+        if not any(grant.partition("@")[0] in (endpoint.scope, "admin") for grant in caller.token.scopes):
+            caller.require(endpoint.scope)
+        return caller
+
+    def _headers_of(self, error: GatewayError, status: int) -> dict[str, str]:
+        headers = {"retry-after": str(error.retry_after)} if isinstance(error, Unavailable) else {}
+        if "allow" in error.details:
+            headers["allow"] = str(error.details["allow"])
+        if status == 401 and self._dialect.credential.challenge:
+            headers["www-authenticate"] = self._dialect.credential.challenge
+        return headers
+
+    async def _send(
+        self, scope: Scope, receive: Receive, send: Send, status: int, document: Any, headers: dict[str, str]
+    ) -> None:
+        if isinstance(document, Response):
+            await document(scope, receive, send)
+            return
+        media = self._dialect.media_type if status >= 400 else "application/json"
+        content = b"" if document is None else _encoder.encode(document)
+        await Response(content, status, headers, media if content else None)(scope, receive, send)
+
+
+def read_typed(endpoint: Endpoint, raw: bytes) -> Any:
+    """The body as the endpoint's type. Raises BadRequest for no JSON, Unprocessable for JSON of another shape."""
+    if endpoint.body is None or (endpoint.optional_body and not raw):
+        return None
+    try:
+        return msgspec.json.decode(raw, type=endpoint.body)
+    except msgspec.ValidationError as error:
+        raise misshapen(error) from None
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise malformed(raw, error) from None
+
+
+def read_path(endpoint: Endpoint, scope: Scope) -> dict[str, str]:
+    """The path's parameters. Raises NotFound when one is not of its type."""
+    found: dict[str, str] = dict(scope["path_params"])
+    try:
+        if endpoint.where is not None:
+            msgspec.convert(found, endpoint.where, strict=False)
+    except msgspec.ValidationError:
+        message = "there is nothing at this path"
+        raise NotFound(message) from None
+    return found
+
+
+def read_query(endpoint: Endpoint, scope: Scope) -> Any:
+    """The query as the endpoint's type; `metadata.color` is a field of `metadata`. Raises BadRequest naming the parameter."""
+    if endpoint.query is None:
+        return None
+    given = Request(scope).query_params
+    doubled = [name for name in given if len(given.getlist(name)) > 1]
+    if doubled:
+        message = f"{doubled[0]} is given twice"
+        raise BadRequest(message)
+    try:
+        return msgspec.convert(_nest(dict(given)), endpoint.query, strict=False)
+    except msgspec.ValidationError as error:
+        what, _, where = str(error).partition(" - at `$.")
+        message = f"{where.rstrip('`') or 'query'}: {what[:1].lower()}{what[1:]}"
+        raise BadRequest(message) from None
+
+
+def _nest(given: dict[str, str]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for name, value in given.items():
+        outer, dot, inner = name.partition(".")
+        if not dot:
+            nested[name] = value
+        elif isinstance(nested.setdefault(outer, {}), dict):
+            nested[outer][inner] = value
+    return nested
+
+
+def read_key(endpoint: Endpoint, scope: Scope) -> str | None:
+    """The `Idempotency-Key`, or what else the endpoint takes. Raises BadRequest when it is doubled, empty or too long."""
+    for key in endpoint.keys:
+        given: list[str] = [value.decode("latin-1").strip() for name, value in scope["headers"] if name == key.encode()]
+        if given:
+            return _single_key(key, given)
+    return None
+
+
+def _single_key(name: str, given: list[str]) -> str:
+    if len(given) > 1 or not 0 < len(given[0]) <= LONGEST_KEY:
+        message = f"{name} must be given once, with 1 to {LONGEST_KEY} characters"
+        raise BadRequest(message)
+    return given[0]
+
+
+def _shown_path(scope: Scope) -> str:
+    # A token in a path is a secret, and the log is not its place.
+    path, token = str(scope["path"]), scope["path_params"].get("token")
+    return path.replace(token, "…") if token else path

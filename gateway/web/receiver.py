@@ -1,0 +1,158 @@
+"""The webhook door: bytes in, verified and stored, an answer out. Plain ASGI, for it is the busiest place of all."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any, Protocol
+
+import msgspec
+import structlog
+from starlette.types import Receive, Scope, Send
+
+from gateway.apps import LiveApp
+from gateway.challenges import Challenge
+from gateway.errors import GatewayError, MethodNotAllowed, Unavailable
+from gateway.events import Decision
+from gateway.metrics import Metrics
+from gateway.service import Receipt, Service
+from gateway.signatures import Request
+from gateway.store.refusals import Refusal, Refusals
+from gateway.web.bodies import ClientGone, read_body
+
+JSON = (b"content-type", b"application/json")
+TEXT = (b"content-type", b"text/plain")
+log = structlog.get_logger()
+_encoder = msgspec.json.Encoder()
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """How much of a body is read, and for how long (seconds)."""
+
+    max_body: int
+    body_timeout: float
+
+
+class Words(Protocol):
+    """How a dialect answers at the webhook door."""
+
+    def answer(self, receipt: Receipt) -> tuple[int, dict[str, Any]]: ...
+
+    def refusal(self, error: GatewayError) -> tuple[int, dict[str, Any], dict[str, str]]: ...
+
+
+class Receiver:
+    """`/api/v1/webhooks/{app}`, where `{app}` is an id or a token: POST for events, GET for challenges."""
+
+    def __init__(self, service: Service, words: Words, metrics: Metrics, limits: Limits, refusals: Refusals) -> None:
+        self._service = service
+        self._words = words
+        self._metrics = metrics
+        self._limits = limits
+        self._refusals = refusals
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began = time.perf_counter()
+        visit = _Visit()
+        words: dict[str, Any] | str
+        try:
+            _check_method(scope)
+            status, words, headers = self._answer(await self._take(scope, receive, visit))
+        except ClientGone:
+            self._note(visit, 499, "client_gone", began)
+            return
+        except GatewayError as error:
+            visit.reason = str(error.details.get("reason") or error.code)
+            status, words, headers = self._words.refusal(error)
+        except asyncio.CancelledError:
+            # This process stops and can't wait for the store any longer: stored or not, the sender must come again.
+            visit.reason = "stopping"
+            status, words, headers = self._words.refusal(Unavailable())
+        except Exception:
+            # Whatever went wrong is our fault; the sender must come again.
+            log.exception("request failed")
+            visit.reason = "internal"
+            status, words, headers = self._words.refusal(Unavailable())
+        await _send(send, status, words, headers)
+        self._note(visit, status, visit.reason, began)
+
+    def _answer(self, outcome: Receipt | Challenge) -> tuple[int, dict[str, Any] | str, dict[str, str]]:
+        if isinstance(outcome, Challenge):
+            return 200, outcome.text, {"x-content-type-options": "nosniff"}
+        return *self._words.answer(outcome), {}
+
+    async def _take(self, scope: Scope, receive: Receive, visit: _Visit) -> Receipt | Challenge:
+        app = visit.app = self._service.open_door(scope["path_params"]["app"])
+        if scope["method"] == "GET":
+            visit.reason = "challenge"
+            return self._service.greet(app, scope["query_string"].decode("latin-1"))
+        cap = app.app.max_body or self._limits.max_body
+        body = await read_body(scope, receive, cap, self._limits.body_timeout)
+        request = Request.from_asgi(scope["method"], _url(scope), scope["headers"], body)
+        receipt = await self._service.accept(app, request)
+        if isinstance(receipt, Challenge):
+            visit.reason = "challenge"
+            return receipt
+        visit.receipt = receipt
+        visit.reason = "duplicate" if receipt.known else ("accepted" if receipt.runs else "ignored")
+        return receipt
+
+    def _note(self, visit: _Visit, status: int, reason: str, began: float) -> None:
+        seconds = time.perf_counter() - began
+        app = "" if visit.app is None else visit.app.app.name
+        self._metrics.count_request(app, status, reason)
+        receipt = visit.receipt
+        if receipt is None:
+            if status >= 400:
+                self._remember(visit, status, reason)
+            log.info("request", app=app, status=status, reason=reason, ms=round(seconds * 1000, 1))
+            return
+        self._metrics.observe_accept(seconds)
+        log.info(
+            "request",
+            app=app,
+            status=status,
+            reason=reason,
+            event_id=receipt.event_id,
+            run_ids=[run.run_id for run in receipt.runs],
+            ms=round(seconds * 1000, 1),
+        )
+
+    def _remember(self, visit: _Visit, status: int, reason: str) -> None:
+        app_id = None if visit.app is None else visit.app.id
+        decision = Decision(outcome="refused", reason=reason)
+        self._refusals.note(Refusal(app_id=app_id, status=status, decision=decision))
+
+
+class _Visit:
+    """What is known of a request by the time it is logged."""
+
+    __slots__ = ("app", "reason", "receipt")
+
+    def __init__(self) -> None:
+        self.app: LiveApp | None = None
+        self.receipt: Receipt | None = None
+        self.reason = "method_not_allowed"
+
+
+def _check_method(scope: Scope) -> None:
+    if scope["method"] not in ("POST", "GET"):
+        message = "events are posted here"
+        raise MethodNotAllowed(message, allow="POST")
+
+
+def _url(scope: Scope) -> str:
+    # Never the Host header's word for it: only the path and the query as they came.
+    query = scope["query_string"].decode("latin-1")
+    path: str = scope["path"]
+    return path + ("?" + query if query else "")
+
+
+async def _send(send: Send, status: int, words: dict[str, Any] | str, headers: dict[str, str]) -> None:
+    body, kind = (words.encode(), TEXT) if isinstance(words, str) else (_encoder.encode(words), JSON)
+    raw = [kind, (b"content-length", b"%d" % len(body))]
+    raw += [(name.encode(), value.encode()) for name, value in headers.items()]
+    if status in (408, 413):
+        raw.append((b"connection", b"close"))  # the rest of the body is not read
+    await send({"type": "http.response.start", "status": status, "headers": raw})
+    await send({"type": "http.response.body", "body": body})

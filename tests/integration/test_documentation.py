@@ -1,0 +1,167 @@
+"""The document and its reader, served; and the server held to the document by generated requests."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+import schemathesis
+import schemathesis.openapi
+from hypothesis import strategies
+from schemathesis.checks import CHECKS
+from starlette.routing import Route
+
+from gateway.asgi import create_app
+from gateway.web.openapi import PARAMETER
+from tests.tools import settings_for, tell
+from tests.tools_api import Api, serving
+
+SKIPPED = {"/docs/{file}"}
+EXAMPLES = 12
+BEYOND_SCHEMAS = {"POST /api/v1/workflow/workflows", "POST /api/executeWorkflow", "POST /api/executeWorkflowBackground"}
+"""Where 400 is right for what a JSON Schema can't tell: a graph that is none, a version that isn't there."""
+FOUND = {"workflow_id": "greet", "run_id": "1", "execution_id": "exec_1", "name": "greet", "app": "ci"}
+"""What the path's parameters may be, so that not everything is a 404."""
+
+
+def test_every_route_is_in_the_document(store: str, tmp_path: Path) -> None:
+    """Whatever is mounted is described, and whatever is described is mounted."""
+
+    async def story() -> None:
+        async with serving(store, tmp_path, worker=False) as api:
+            document = (await api.get("/openapi.json")).json()
+            app = create_app(settings_for(store, tmp_path))
+            mounted = {route.path for route in app.routes if isinstance(route, Route) and ":path}" not in route.path}
+            assert {PARAMETER.sub(r"{\1}", path) for path in mounted} - SKIPPED == set(document["paths"])
+
+    tell(story())
+
+
+def test_reader_comes_from_here_alone(store: str, tmp_path: Path) -> None:
+    """Swagger UI's page loads only files that this server gives, each under the strict policy."""
+
+    async def story() -> None:
+        async with serving(store, tmp_path, worker=False) as api:
+            page = await api.client.get("/docs")
+            assert page.status_code == 200
+            files = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+            assert len(files) == 4
+            for name in files:
+                file = await api.client.get("/" + name)
+                assert file.status_code == 200, name
+                assert file.headers["x-content-type-options"] == "nosniff"
+                assert "default-src 'none'" in file.headers["content-security-policy"]
+            for name in ("nothing.js", "..%2f..%2fpyproject.toml", "swagger-ui-bundle.js.map"):
+                assert (await api.client.get(f"/docs/{name}")).status_code == 404
+
+    tell(story())
+
+
+def test_samples_run_as_they_are_pasted(store: str, tmp_path: Path) -> None:
+    """The curl and Python samples of listing runs give what the API gives."""
+
+    async def story() -> None:
+        async with serving(store, tmp_path, worker=False) as api:
+            document = (await api.get("/openapi.json")).json()
+            shell, python, _ = document["paths"]["/api/v1/runs"]["get"]["x-codeSamples"]
+            here = f"127.0.0.1:{api.port}"
+            for argv in (["sh", "-c", shell["source"]], [sys.executable, "-c", python["source"]]):
+                argv[-1] = argv[-1].replace("127.0.0.1:8080", here)
+                environ = os.environ | {"GATEWAY_TOKEN": api.admin}
+                done = await asyncio.to_thread(subprocess.run, argv, capture_output=True, text=True, env=environ)
+                assert done.returncode == 0, done.stderr
+                assert "next_cursor" in done.stdout
+
+    tell(story())
+
+
+@contextmanager
+def background(store: str, folder: Path) -> Iterator[tuple[str, str]]:
+    """A gateway on a thread of its own: its address and an admin's token."""
+    ready, stop = threading.Event(), threading.Event()
+    found: list[Any] = []
+
+    async def story() -> None:
+        async with serving(store, folder, lease=15) as api:
+            found[:] = [f"http://127.0.0.1:{api.port}", api.admin]
+            await prepare(api)
+            ready.set()
+            await asyncio.to_thread(stop.wait)
+
+    thread = threading.Thread(target=asyncio.run, args=(story(),))
+    thread.start()
+    try:
+        assert ready.wait(30)
+        yield found[0], found[1]
+    finally:
+        stop.set()
+        thread.join()
+
+
+async def prepare(api: Api) -> None:
+    """Some ended runs, so that not everything is a 404."""
+    for _ in range(5):
+        await api.post("/api/v1/runs?wait=20", {"workflow": "greet"})
+
+
+def test_server_keeps_what_its_document_says(store: str, tmp_path: Path) -> None:
+    """Requests made from the document, valid and hostile, get only the answers, types and statuses it describes."""
+    with background(store, tmp_path) as (url, token):
+        schema = schemathesis.openapi.from_url(f"{url}/openapi.json").exclude(path_regex="^/(docs|openapi|metrics)")
+        operations = [result.ok() for result in schema.get_all_operations()]
+        assert len(operations) > 15
+        for operation in operations:
+            hold_to_its_word(operation, token)
+
+
+def hold_to_its_word(operation: Any, token: str) -> None:
+    excluded = [CHECKS.get_one("positive_data_acceptance")] if operation.label in BEYOND_SCHEMAS else []
+
+    def check(case: Any, finds: bool) -> None:
+        if finds:
+            point_at_something(case)
+        if case.query and "wait" in case.query:
+            case.query["wait"] = 0 if isinstance(case.query["wait"], int | float) else case.query["wait"]
+        case.call_and_validate(
+            headers={"Authorization": f"Bearer {token}", "X-API-Key": token}, timeout=20, excluded_checks=excluded
+        )
+
+    modes = [schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE]
+    for mode in modes:
+        strategy = operation.as_strategy(generation_mode=mode)
+        settings = hypothesis.settings(
+            max_examples=EXAMPLES,
+            deadline=None,
+            database=None,
+            derandomize=True,
+            suppress_health_check=list(hypothesis.HealthCheck),
+        )
+        try:
+            finds = strategies.booleans() if mode is schemathesis.GenerationMode.POSITIVE else strategies.just(False)
+            settings(hypothesis.given(case=strategy, finds=finds)(check))()
+        except hypothesis.errors.Unsatisfiable:
+            assert mode is schemathesis.GenerationMode.NEGATIVE
+        except Exception as error:
+            pytest.fail(f"{operation.label} {mode}: {error}\n{json.dumps(operation.definition.raw)[:500]}")
+
+
+def point_at_something(case: Any) -> None:
+    """Let a valid request be about a run and a workflow that are there."""
+    for name in case.path_parameters or {}:
+        case.path_parameters[name] = FOUND.get(name, case.path_parameters[name])
+    if isinstance(case.body, dict):
+        for name in {"workflow", "workflow_id", "workflowId"} & case.body.keys():
+            case.body[name] = "greet"
+        if "version" in case.body:
+            case.body |= {"version": 1, "conversationId": None}
