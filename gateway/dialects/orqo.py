@@ -1,0 +1,141 @@
+"""ORQO's words: the webhook door's answers, the API trigger, and a workflow's own hook.
+
+Sources: ORQO, "Use the API", steps 4, 5 and 9; ORQO, "Integrations: API", for trigger and hooks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from gateway.control import Order
+from gateway.errors import GatewayError, NotFound, Unauthorized, Unavailable, Unprocessable
+from gateway.events import CALLER_KEYS
+from gateway.runs import State, iso
+from gateway.service import Receipt, Started
+from gateway.web.callers import bearer, workflow_subject
+from gateway.web.endpoints import Answer, Call, Dialect, Endpoint, Patience
+
+ACCEPTED = 200
+IGNORED = 202
+
+
+def answer(receipt: Receipt) -> tuple[int, dict[str, Any]]:
+    """The answer to an event that was stored. A repetition gets the very words of the first time."""
+    if receipt.direct:
+        return ACCEPTED, run_words(receipt.runs[0])
+    if not receipt.runs:
+        return IGNORED, {"event_id": receipt.event_id, "status": "ignored", "runs": []}
+    runs = [run_words(run) for run in receipt.runs]
+    return ACCEPTED, {**runs[0], "event_id": receipt.event_id, "runs": runs}
+
+
+def run_words(run: Started) -> dict[str, Any]:
+    """A run that was just made: pending, and not started."""
+    return {"run_id": run.run_id, "status": "pending", "workflow_id": run.workflow_id, "started_at": None}
+
+
+def refusal(error: GatewayError) -> tuple[int, dict[str, Any], dict[str, str]]:
+    """Status, body and headers of a refusal. Whoever has no valid signature learns nothing of why."""
+    message = Unauthorized().message if isinstance(error, Unauthorized) else error.message
+    headers = {"retry-after": str(error.retry_after)} if isinstance(error, Unavailable) else {}
+    if "allow" in error.details:
+        headers["allow"] = str(error.details["allow"])
+    return error.status, {"error": message, "code": error.code}, headers
+
+
+class TriggerBody(msgspec.Struct, frozen=True, kw_only=True):
+    """What `/api/v1/trigger` takes. `input` is any JSON; ORQO's own example gives text."""
+
+    workflow_id: int | str
+    input: Any = None
+    task: str | None = None
+    metadata: dict[str, Any] | None = None
+
+
+class TriggerAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """A run under both of its names, for ORQO's pages use either."""
+
+    run_id: int
+    workflow_run_id: int
+    workflow_id: int
+    status: State = State.PENDING
+    started_at: str | None = None
+    output: Any = msgspec.UNSET
+
+
+async def trigger(call: Call) -> Answer:
+    """Start any workflow by id, with a token."""
+    wanted: TriggerBody = call.body
+    published = call.control.workflow(wanted.workflow_id)
+    call.who.require("runs:start", workflow_subject(published))
+    order = Order(workflow=published.name, input=wanted.input, task=wanted.task, metadata=wanted.metadata)
+    started = await call.control.start(order, call.who.token, call.raw, call.key)
+    answer = TriggerAnswer(run_id=started.run_id, workflow_run_id=started.run_id, workflow_id=started.workflow_id)
+    if not call.query.wait:
+        return 201, answer
+    run = await call.wait(started.run_id, call.query.wait)
+    seen = {"status": run.state, "started_at": iso(run.started_at), "output": run.output}
+    return 201, msgspec.structs.replace(answer, **seen)
+
+
+class HookAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The run that a hook started."""
+
+    workflow_run_id: int
+    status: str = "started"
+
+
+async def hook(call: Call) -> Answer:
+    """Start a hook's workflow; whatever JSON comes is its input. The token in the path is all the proof there is."""
+    found = call.control.hook(call.path["token"])
+    order = Order(workflow=found.workflow, input=call.body, hook=found.id)
+    try:
+        started = await call.control.start(order, None, call.raw, call.key)
+    except NotFound:
+        message = f"workflow: there is no workflow {found.workflow!r} any more"
+        raise Unprocessable(message, path="workflow") from None
+    return 201, HookAnswer(workflow_run_id=started.run_id)
+
+
+def refuse(error: GatewayError) -> Answer:
+    """ORQO's shape of an error."""
+    return error.status, {"error": error.message, "code": error.code}
+
+
+API = Dialect(
+    name="orqo",
+    prefix="",
+    credential=bearer(b"authorization"),
+    refuse=refuse,
+    endpoints=(
+        Endpoint(
+            method="POST",
+            path="/api/v1/trigger",
+            handler=trigger,
+            scope="runs:start",
+            summary="Start a workflow by id (ORQO)",
+            body=TriggerBody,
+            query=Patience,
+            answer=TriggerAnswer,
+            status=201,
+            example={"workflow_id": 42, "input": "Process the latest customer feedback data"},
+            refuses=(400, 401, 403, 404, 409, 413, 422, 503),
+        ),
+        Endpoint(
+            method="POST",
+            path="/api/v1/hooks/{token}",
+            handler=hook,
+            scope=None,
+            summary="Start one workflow by its own URL (ORQO)",
+            body=Any,
+            optional_body=True,
+            keys=CALLER_KEYS,
+            answer=HookAnswer,
+            status=201,
+            example={"event": "push", "branch": "main", "commit": "a1b2c3d"},
+            refuses=(400, 404, 409, 413, 422, 503),
+        ),
+    ),
+)
