@@ -1,0 +1,117 @@
+"""One attempt of one callback: sign, post, record what came of it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+import msgspec
+import structlog
+
+from gateway.callbacks import Attempt, Callback, Verdict, decode_secret, excerpt, headers_for, judge
+from gateway.runs import CALLBACK_MOVES, CallbackState
+from gateway.store.records import ATTEMPT, Records, Write, read_callback
+from gateway.store.registry import Registry
+from gateway.web.client import Answer, Client, Failure
+from workers.dispatcher import Ending, Hold, StoreClock
+
+MOVE_OF = {CallbackState.DELIVERED: "deliver", CallbackState.FAILED: "fail", CallbackState.PENDING: "retry"}
+ANSWER_CAP = 4096
+log = structlog.get_logger()
+
+
+class Courier:
+    """Delivers claimed callbacks. The secret used is the one the app has at the time of the attempt."""
+
+    def __init__(
+        self,
+        records: Records,
+        registry: Registry,
+        client: Client,
+        clock: StoreClock,
+        *,
+        schedule: Sequence[float],
+        timeout: float,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._records = records
+        self._registry = registry
+        self._client = client
+        self._clock = clock
+        self._schedule = schedule
+        self._timeout = timeout
+        self._chance = chance
+
+    async def perform(self, hold: Hold) -> Ending:
+        """Make one attempt and write it down. Dying between the two means one more delivery, with the same id."""
+        callback = read_callback(hold.claimed.id, hold.claimed.fields)
+        number, began = len(callback.attempts) + 1, self._clock.now()
+        answer = await self._post(callback)
+        retry_after = None if isinstance(answer, Failure) else _header(answer, "retry-after")
+        status = None if isinstance(answer, Failure) else answer.status
+        verdict = judge(status, retry_after, number, self._schedule, self._clock.now() / 1000, self._chance())
+        hold.settling = True
+        written = await self._write(hold, _attempt(number, began, answer), verdict)
+        _log_attempt(callback, number, answer, verdict)
+        return Ending.DONE if written == "ok" else Ending.LOST
+
+    async def _post(self, callback: Callback) -> Answer | Failure:
+        app = self._registry.apps.get(str(callback.app_id))
+        secret = None if app is None else app.callback_secret
+        if not secret or not decode_secret(secret):
+            return Failure(
+                reason="no_secret", detail="the app or its callback secret is not there; nothing is sent unsigned"
+            )
+        headers = headers_for(secret, callback, self._clock.now() / 1000)
+        return await self._client.request(
+            "POST", callback.url, headers=headers, body=callback.body, total_timeout=self._timeout, cap=ANSWER_CAP
+        )
+
+    async def _write(self, hold: Hold, attempt: Attempt, verdict: Verdict) -> str:
+        fields: dict[str, bytes | str | int] = {f"{ATTEMPT}{attempt.number}": msgspec.json.encode(attempt)}
+        delay = None if verdict.delay is None else int(verdict.delay * 1000)
+        if delay is None:
+            fields["ended_at"] = self._clock.now()
+        else:
+            fields["due_at"] = self._clock.now() + delay
+        write = Write(
+            id=hold.claimed.id,
+            fence=hold.claimed.fence,
+            fields=fields,
+            move=CALLBACK_MOVES[MOVE_OF[CallbackState(verdict.state)]],
+            delay_ms=delay,
+            counts=(f"callbacks:{'retry' if delay is not None else verdict.state}",),
+        )
+        return await self._records.write(write)
+
+
+def _attempt(number: int, began: int, answer: Answer | Failure) -> Attempt:
+    if isinstance(answer, Failure):
+        return Attempt(
+            number=number, at=began, duration_ms=answer.duration_ms, error=f"{answer.reason}: {answer.detail}"[:500]
+        )
+    return Attempt(
+        number=number,
+        at=began,
+        duration_ms=answer.duration_ms,
+        status=answer.status,
+        answer=excerpt(answer.body) or None,
+    )
+
+
+def _header(answer: Answer, name: str) -> str | None:
+    return next((value for header, value in answer.headers if header == name), None)
+
+
+def _log_attempt(callback: Callback, number: int, answer: Answer | Failure, verdict: Verdict) -> None:
+    outcome = "retry" if verdict.delay is not None else verdict.state
+    log.info(
+        f"callback {outcome}",
+        callback_id=callback.id,
+        run_id=callback.run_id,
+        app_id=callback.app_id,
+        attempt=number,
+        status=None if isinstance(answer, Failure) else answer.status,
+        error=answer.reason if isinstance(answer, Failure) else None,
+        next_in=None if verdict.delay is None else round(verdict.delay),
+    )

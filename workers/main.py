@@ -1,0 +1,217 @@
+"""A worker process: runs, callbacks and the sweep, side by side. And WorkerSettings, for arq's own command."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import structlog
+import uvloop
+from arq.worker import Retry, func
+
+from gateway.asgi import master_keys, store_url
+from gateway.credits import read_costs
+from gateway.egress import read_policy
+from gateway.logs import configure_logs
+from gateway.settings import Settings, read_settings
+from gateway.store.catalog import Catalog
+from gateway.store.connection import check_server, connect, write_job
+from gateway.store.keys import Keys
+from gateway.store.reading import Reader
+from gateway.store.records import Kind, Records
+from gateway.store.registry import Registry
+from gateway.tasks import end_tasks
+from gateway.web.client import Client
+from workers.deliver import Courier
+from workers.dispatcher import Dispatcher, Ending, Hold, StoreClock
+from workers.execute import Runner
+from workers.sweep import Sweep
+
+CALLBACK_SLOTS = 50
+STOCK_TIMEOUT = 3600
+"""Seconds a stock arq worker lets a run take; and how long its lock outlives it when it is killed."""
+log = structlog.get_logger()
+
+
+class Parts:
+    """What works in one worker process, put together."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.keys = Keys()
+        self.redis = connect(store_url(settings), connections=256)
+        self.registry = Registry(
+            self.redis, Catalog(self.redis, self.keys), self.keys.named("changed"), master_keys(settings)
+        )
+        self.client = Client(read_policy(settings.egress_allow))
+        self.runs = Records(self.redis, self.keys, "run", patience=settings.lease)
+        self.callbacks = Records(self.redis, self.keys, "callback", patience=settings.lease)
+        self.clock = StoreClock()
+        self.runner = Runner(
+            self.runs,
+            self.registry,
+            Reader(self.redis, self.keys),
+            self.client,
+            self.clock,
+            max_output=settings.max_output,
+            max_lost=settings.max_lost,
+            costs=read_costs(settings.step_costs),
+        )
+        self.courier = Courier(
+            self.callbacks,
+            self.registry,
+            self.client,
+            self.clock,
+            schedule=settings.callback_schedule,
+            timeout=settings.callback_timeout,
+        )
+        self.sweep = Sweep(self.redis, self.keys, self.runs, self.callbacks, interval=settings.lease)
+
+    def run_dispatcher(self) -> Dispatcher:
+        return Dispatcher(
+            self.redis,
+            self.keys,
+            self.runs,
+            self.runner.perform,
+            self.clock,
+            slots=self.settings.concurrency,
+            lease=self.settings.lease,
+        )
+
+    def callback_dispatcher(self) -> Dispatcher:
+        return Dispatcher(
+            self.redis,
+            self.keys,
+            self.callbacks,
+            self.courier.perform,
+            self.clock,
+            slots=CALLBACK_SLOTS,
+            lease=max(self.settings.lease, self.settings.callback_timeout + 5),
+        )
+
+
+@contextlib.asynccontextmanager
+async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
+    """The parts, with the server checked and the published things at hand. Raises StoreError."""
+    # Steps may import what lies beside gateway.yaml.
+    folder = str(settings.config.resolve().parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    parts = Parts(settings)
+    try:
+        await check_server(parts.redis, settings.durability)
+        await parts.registry.load()
+        parts.registry.start_watching()
+        async with parts.client:
+            yield parts
+    finally:
+        await parts.registry.stop_watching()
+        await parts.redis.aclose()
+
+
+async def work(settings: Settings, stop: asyncio.Event) -> None:
+    """Work until `stop` is set, then hand back what is not done within the grace."""
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(settings.concurrency, "step"))
+    async with open_parts(settings) as parts:
+        dispatchers = [parts.run_dispatcher(), parts.callback_dispatcher()]
+        async with asyncio.TaskGroup() as group:
+            sweep = group.create_task(parts.sweep.go())
+            loops = [group.create_task(dispatcher.async_run()) for dispatcher in dispatchers]
+            log.info("worker is ready", slots=settings.concurrency, lease=settings.lease)
+            await stop.wait()
+            await asyncio.gather(*(dispatcher.stop(settings.grace) for dispatcher in dispatchers))
+            await end_tasks(sweep, *loops)
+
+
+def run_worker(settings: Settings) -> None:
+    """One worker process, until SIGTERM or SIGINT."""
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(signum, stop.set)
+        await work(settings, stop)
+        _leave_at_once_if_threads_linger()
+
+    uvloop.run(main())
+
+
+def _leave_at_once_if_threads_linger() -> None:
+    """A step's thread can't be stopped; its run is handed back already, so the process need not wait for it."""
+    busy = [thread for thread in threading.enumerate() if thread.name.startswith("step") and thread.is_alive()]
+    if busy:
+        sys.stderr.flush()
+        os._exit(0)
+
+
+async def _on_startup(ctx: dict[Any, Any]) -> None:
+    settings = read_settings()
+    configure_logs(settings)
+    stack = contextlib.AsyncExitStack()
+    parts = await stack.enter_async_context(open_parts(settings))
+    callbacks = parts.callback_dispatcher()
+    loop = asyncio.get_running_loop()
+    ctx.update(
+        parts=parts,
+        stack=stack,
+        callbacks=callbacks,
+        tasks=[loop.create_task(parts.sweep.go()), loop.create_task(callbacks.async_run())],
+    )
+
+
+async def _on_shutdown(ctx: dict[Any, Any]) -> None:
+    await ctx["callbacks"].stop(ctx["parts"].settings.grace)
+    await end_tasks(*ctx["tasks"])
+    await ctx["stack"].aclose()
+
+
+async def run(ctx: dict[Any, Any], run_id: int) -> None:
+    """One run, for a stock arq worker, which holds the job's lock itself. It has no lease and no heartbeat.
+
+    A run that waits asks for another try at the time it is due.
+    """
+    parts: Parts = ctx["parts"]
+    ending = await _perform_claimed(parts, "run", str(run_id))
+    if ending is not Ending.DONE:
+        raise Retry
+
+
+async def _perform_claimed(parts: Parts, kind: Kind, record_id: str) -> Ending:
+    claims = await parts.runs.claim("stock", STOCK_TIMEOUT * 1000, 1, job_id=parts.keys.job(kind, record_id))
+    parts.clock.set(claims.now)
+    if not claims.items:
+        return Ending.DONE
+    return await parts.runner.perform(Hold(claims.items[0]))
+
+
+def __getattr__(name: str) -> Any:
+    """`WorkerSettings`, for `arq workers.main.WorkerSettings`: made when it is asked for, for it reads the settings.
+
+    It runs a stock arq worker on our queue: slower than `gateway worker`, and as correct.
+    """
+    if name != "WorkerSettings":
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)
+    return {
+        "functions": [func(run, name="run")],
+        "queue_name": Keys().queue("run"),
+        "redis_pool": connect(store_url(read_settings())),
+        "on_startup": _on_startup,
+        "on_shutdown": _on_shutdown,
+        "keep_result": 0,
+        "max_jobs": 100,
+        "max_tries": 1_000_000,
+        "job_timeout": STOCK_TIMEOUT,
+        "poll_delay": 0.05,
+        "job_serializer": write_job,
+        "job_deserializer": json.loads,
+        "log_results": False,
+    }
