@@ -1,0 +1,42 @@
+"""The `gateway` command. Each command is a few lines over the store or the service; what is heavy is imported late."""
+
+from __future__ import annotations
+
+import typer
+
+from gateway.cli import configuring, demo, hooking, looking, managing, sending, serving
+
+app = typer.Typer(
+    name="gateway",
+    help="Receives webhooks, proves who sent them, runs what they start, and calls back, signed.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+START = "Start"
+SET_UP = "Set up"
+LOOK = "Look and act"
+TRY = "Try"
+
+app.command("demo", rich_help_panel=START)(demo.demo)
+app.command("up", rich_help_panel=START)(serving.up)
+app.command("serve", rich_help_panel=START)(serving.serve)
+app.command("worker", rich_help_panel=START)(serving.worker)
+app.command("init", rich_help_panel=SET_UP)(configuring.init)
+app.command("check", rich_help_panel=SET_UP)(configuring.check)
+app.command("apply", rich_help_panel=SET_UP)(configuring.apply)
+app.add_typer(managing.apps, name="app", rich_help_panel=SET_UP)
+app.add_typer(hooking.hooks, name="hook", rich_help_panel=SET_UP)
+app.add_typer(managing.tokens, name="token", rich_help_panel=SET_UP)
+app.add_typer(looking.workflows, name="workflow", rich_help_panel=LOOK)
+app.add_typer(looking.runs, name="run", rich_help_panel=LOOK)
+app.add_typer(looking.callbacks, name="callback", rich_help_panel=LOOK)
+app.command("send", rich_help_panel=TRY)(sending.send)
+app.command("verify", rich_help_panel=TRY)(sending.verify)
+
+
+def main() -> None:
+    """The entry point of the installed program."""
+    app()

@@ -1,0 +1,156 @@
+"""What the commands share: how they print, how they fail, how they reach the store."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine
+from datetime import datetime
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import typer
+
+from gateway.errors import GatewayError
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Result = TypeVar("Result")
+
+COLOURS = {
+    "completed": "green",
+    "delivered": "green",
+    "active": "green",
+    "failed": "red",
+    "cancelled": "yellow",
+    "unknown": "magenta",
+    "revoked": "red",
+    "disabled": "yellow",
+    "expired": "yellow",
+    "running": "cyan",
+    "sending": "cyan",
+    "waiting": "yellow",
+    "pending": "blue",
+    "skipped": "bright_black",
+}
+MARKS = {
+    "completed": "✔",
+    "delivered": "✔",
+    "failed": "✘",
+    "running": "▶",
+    "waiting": "…",
+    "skipped": "–",
+    "pending": "·",
+}
+
+
+def out() -> Any:
+    """The terminal, or the pipe, that results go to."""
+    from rich.console import Console
+
+    return Console(highlight=False, soft_wrap=True)
+
+
+def print_json(document: object) -> None:
+    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+
+
+def fail(message: str, code: int = 1) -> NoReturn:
+    """Say why on standard error and leave: 1 is a clear no, 2 a command that was not understood."""
+    sys.stderr.write(f"gateway: {message}\n")
+    raise typer.Exit(code)
+
+
+@contextlib.contextmanager
+def plainly() -> Any:
+    """Turn our errors into one clear message and exit status 1."""
+    try:
+        yield
+    except GatewayError as error:
+        fail(error.message)
+
+
+class Shard:
+    """The store, opened for one command."""
+
+    def __init__(self, redis: Any, settings: Any) -> None:
+        from gateway.store.catalog import Catalog
+        from gateway.store.keys import Keys
+        from gateway.store.reading import Reader
+
+        self.redis = redis
+        self.settings = settings
+        self.keys = Keys()
+        self.reader = Reader(redis, self.keys)
+        self.catalog = Catalog(redis, self.keys)
+
+
+def with_store(work: Callable[[Shard], Coroutine[Any, Any, Result]]) -> Result:
+    """Run a coroutine over the store. With no server of its own running, the embedded one is started meanwhile."""
+    from gateway.settings import read_settings
+    from gateway.store.connection import MISTAKES
+
+    async def go() -> Result:
+        async with open_shard(read_settings()) as shard:
+            return await work(shard)
+
+    with plainly():
+        try:
+            return asyncio.run(go())
+        except MISTAKES as error:
+            fail(f"can't reach the Valkey server: {error or type(error).__name__}. Is GATEWAY_REDIS_URL right?")
+
+
+@contextlib.asynccontextmanager
+async def open_shard(settings: Any) -> AsyncIterator[Shard]:
+    from gateway.asgi import store_url
+    from gateway.store.connection import connect
+
+    with _server_for(settings):
+        redis = connect(store_url(settings))
+        try:
+            yield Shard(redis, settings)
+        finally:
+            await redis.aclose()
+
+
+@contextlib.contextmanager
+def _server_for(settings: Any) -> Any:
+    from gateway import embedded
+
+    if not settings.embedded or embedded.is_running(settings.data_dir):
+        yield
+        return
+    with embedded.exclusive(settings.data_dir):
+        server = embedded.start(settings.data_dir)
+        try:
+            yield
+        finally:
+            embedded.stop(server)
+
+
+def coloured(status: str) -> str:
+    colour = COLOURS.get(status, "white")
+    return f"[{colour}]{MARKS.get(status, ' ')} {status}[/{colour}]"
+
+
+def local_time(text: str | None) -> str:
+    """An ISO time as a person reads it here."""
+    if text is None:
+        return "–"
+    return datetime.fromisoformat(text).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def took(milliseconds: int | None) -> str:
+    if milliseconds is None:
+        return "–"
+    return f"{milliseconds} ms" if milliseconds < 10_000 else f"{milliseconds / 1000:.1f} s"
+
+
+def table(*columns: str) -> Any:
+    from rich.table import Table
+
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    return made

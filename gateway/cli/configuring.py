@@ -1,0 +1,154 @@
+"""`init`, `check`, `apply`: gateway.yaml."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gateway.cli.common import Json, Shard, fail, out, plainly, print_json, with_store
+
+File = Annotated[Path | None, typer.Argument(help="The file, by default what GATEWAY_CONFIG names.")]
+
+FIRST_FILE = """\
+# The event gateway's apps and workflows. `gateway check` judges it, `gateway up` follows its changes.
+apps:
+  - id: 42
+    name: ci
+    adapter: direct                     # the body says which workflow to run
+    verify:
+      scheme: orqo                      # X-Signature-256: sha256=<hex HMAC-SHA256 of the body>
+      secrets: [{env: CI_SECRET}]
+    # callback:                         # where to tell that a run has ended, signed by Standard Webhooks
+    #   url: https://ci.example/api/v1/callback
+    #   secret: {env: CI_CALLBACK_SECRET}
+
+  # - id: 43
+  #   name: github
+  #   verify: {scheme: github, secrets: [{env: GITHUB_SECRET}]}
+  #   triggers:
+  #     - name: deploys
+  #       when: event.type == "push" && event.body.ref == "refs/heads/main"
+  #       workflow: greet
+  #       input: {name: "${event.body.pusher.name}"}
+
+workflows:
+  - id: 15
+    name: greet
+    description: Says hello to whoever is named, or to the task
+    steps:
+      - id: greeting
+        transform: "Hello, ${has(input.name) ? input.name : (task == null ? 'world' : task)}!"
+    output: {greeting: "${steps.greeting.output}"}
+"""
+
+
+def init(
+    file: Annotated[Path, typer.Argument(help="The file to make.")] = Path("gateway.yaml"),
+) -> None:
+    """Make a first gateway.yaml."""
+    try:
+        with file.open("x") as new:
+            new.write(FIRST_FILE)
+    except FileExistsError:
+        fail(f"{file} is there already; it was left as it is")
+    except OSError as error:
+        fail(f"can't write {file}: {error.strerror}")
+    out().print(f"Made [bold]{file}[/bold]. Now:\n\n  export CI_SECRET=$(openssl rand -hex 20)\n  gateway up\n")
+
+
+def check(file: File = None, json: Json = False) -> None:
+    """Judge a file: every mistake with its line, column and field."""
+    from gateway.configuration import Mistakes, read_configuration
+
+    path, text = _read(file)
+    try:
+        configuration = read_configuration(text)
+    except Mistakes as error:
+        _show_mistakes(path, error.mistakes, json)
+        raise typer.Exit(1) from None
+    warnings = _missing_secrets(configuration)
+    if json:
+        counts = {"apps": len(configuration.apps), "workflows": len(configuration.workflows)}
+        print_json({"valid": True, "mistakes": [], **counts, "warnings": warnings})
+        return
+    for warning in warnings:
+        out().print(f"[yellow]warning[/yellow] {warning}")
+    found = f"{len(configuration.apps)} apps, {len(configuration.workflows)} workflows"
+    out().print(f"[green]✔[/green] {path}: {found}, no mistakes")
+
+
+def apply(file: File = None, json: Json = False) -> None:
+    """Make the store say what the file says. Running receivers and workers follow at once."""
+    from gateway.configuration import read_configuration
+
+    with plainly():
+        configuration = read_configuration(_read(file)[1])
+
+    async def work(shard: Shard) -> Any:
+        return await shard.catalog.apply(configuration)
+
+    changes = with_store(work)
+    if json:
+        print_json({"added": changes.added, "changed": changes.changed, "removed": changes.removed})
+        return
+    for word, colour in (("added", "green"), ("changed", "yellow"), ("removed", "red")):
+        for name in getattr(changes, word):
+            out().print(f"[{colour}]{word:>8}[/{colour}] {name}")
+    if not changes:
+        out().print("nothing to change")
+
+
+def _read(file: Path | None) -> tuple[Path, str]:
+    from gateway.machine import read_file
+    from gateway.settings import read_settings
+
+    with plainly():
+        path = file or read_settings().config
+        return path, read_file(path)
+
+
+def _show_mistakes(path: Path, mistakes: list[Any], json: bool) -> None:
+    if json:
+        rows = [
+            {"line": each.line, "column": each.column, "path": each.path, "message": each.message} for each in mistakes
+        ]
+        print_json({"valid": False, "mistakes": rows})
+        return
+    for each in mistakes:
+        sys.stderr.write(f"{path}:{each.line}:{each.column}: {each.path}: {each.message}\n")
+    sys.stderr.write(f"gateway: {path} has {len(mistakes)} mistake{'s' if len(mistakes) > 1 else ''}\n")
+
+
+def _missing_secrets(configuration: Any) -> list[str]:
+    """What this machine's environment does not have; another's may."""
+    return [warning for app in configuration.apps for warning in _warnings_of(app)]
+
+
+def _warnings_of(app: Any) -> list[str]:
+    from gateway.adapters import AdapterSettings
+    from gateway.apps import complain_of_secret, read_verify
+    from gateway.store.registry import resolve_secret
+
+    scheme, references = read_verify(app)
+    asked = [(scheme, reference, "it refuses every request") for reference in references]
+    found = []
+    if isinstance(app.adapter, AdapterSettings):
+        for name, reference in app.credentials.items():
+            if not resolve_secret(reference, "", ()):
+                found.append(
+                    f"app {app.name!r}: its credential {name} ({reference.label}) is not set: it refuses every request"
+                )
+    elif scheme is None:
+        found.append(f"app {app.name!r} has no `verify`: it refuses every request")
+    if app.callback:
+        asked.append((None, app.callback.secret, "its callbacks are not sent"))
+    if app.verify_token:
+        asked.append((None, app.verify_token, "its challenges are refused"))
+    for judge, reference, consequence in asked:
+        complaint = complain_of_secret(judge, resolve_secret(reference, "", ()))
+        if complaint:
+            found.append(f"app {app.name!r}: its secret ({reference.label}) {complaint}: {consequence}")
+    return found

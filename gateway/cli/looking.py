@@ -1,0 +1,175 @@
+"""`workflow`, `run`, `callback`: what there is, and what happened."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from gateway.cli.common import (
+    Json,
+    Shard,
+    coloured,
+    fail,
+    local_time,
+    out,
+    print_json,
+    table,
+    took,
+    with_store,
+)
+
+workflows = typer.Typer(help="Workflows: list, show.", no_args_is_help=True)
+runs = typer.Typer(help="Runs: list, show, tail.", no_args_is_help=True)
+callbacks = typer.Typer(help="Callbacks: list, show.", no_args_is_help=True)
+
+Limit = Annotated[int, typer.Option(help="How many, the newest first.", min=1, max=1000)]
+Status = Annotated[str | None, typer.Option(help="Only those with this status.")]
+
+
+@workflows.command("list")
+def list_workflows(json: Json = False) -> None:
+    """All published workflows."""
+
+    async def work(shard: Shard) -> list[Any]:
+        return sorted((await shard.catalog.read()).workflows.values(), key=lambda each: each.id)
+
+    found = with_store(work)
+    if json:
+        from gateway.documents import describe_workflow, plain
+
+        print_json([plain(describe_workflow(each)) for each in found])
+        return
+    rows = table("id", "name", "version", "steps", "description")
+    for each in found:
+        rows.add_row(str(each.id), each.name, str(each.version), str(each.steps), each.description)
+    out().print(rows if found else "no workflows yet; write one in gateway.yaml")
+
+
+@workflows.command("show")
+def show_workflow(name: Annotated[str, typer.Argument(help="Id or name.")], json: Json = False) -> None:
+    """One workflow with its definition."""
+
+    from gateway.documents import describe_whole_workflow, plain
+
+    async def work(shard: Shard) -> Any:
+        published = (await shard.catalog.read()).workflows
+        found = published.get(name) or next((each for each in published.values() if str(each.id) == name), None)
+        if found is None:
+            return None
+        definition, versions = await shard.catalog.document(found.digest), await shard.catalog.versions(found.name)
+        return describe_whole_workflow(found, definition, versions)
+
+    found = with_store(work)
+    if found is None:
+        fail(f"there is no workflow {name!r}; `gateway workflow list` shows those there are")
+    if json:
+        print_json(plain(found))
+        return
+    import yaml
+
+    screen = out()
+    source = f"version {found.version}, digest {found.digest}, from {found.managed_by}"
+    screen.print(f"[bold]{found.name}[/bold]  id {found.workflow_id}, {source}\n")
+    screen.print(yaml.safe_dump(found.definition, sort_keys=False), markup=False)
+
+
+@runs.command("list")
+def list_runs(limit: Limit = 20, status: Status = None, json: Json = False) -> None:
+    """The newest runs."""
+    from gateway.runs import State, describe
+    from gateway.store.reading import RunFilter
+
+    _check_word(status, [str(state) for state in State])
+
+    async def work(shard: Shard) -> list[Any]:
+        page = await shard.reader.page(RunFilter(state=status), limit)
+        return [describe(run) for run in page.runs]
+
+    found = with_store(work)
+    if json:
+        print_json(found)
+        return
+    rows = table("run", "status", "workflow", "started", "took", "error")
+    for each in found:
+        error = each["error"] or {}
+        when, span = local_time(each["started_at"]), took(each["duration_ms"])
+        rows.add_row(str(each["run_id"]), coloured(each["status"]), each["workflow"], when, span, error.get("type", ""))
+    out().print(rows if found else "no runs yet")
+
+
+@runs.command("show")
+def show_run(run_id: Annotated[int, typer.Argument(help="The run's id.")], json: Json = False) -> None:
+    """One run: status, session, timing, each step, its callbacks with their attempts."""
+    document = with_store(lambda shard: read_whole_run(shard, run_id))
+    if json:
+        print_json(document)
+        return
+    from gateway.cli.pictures import draw_run
+
+    draw_run(out(), document)
+
+
+@runs.command("tail")
+def tail_run(run_id: Annotated[int, typer.Argument(help="The run's id.")], json: Json = False) -> None:
+    """Follow one run until it has ended: a line for each change."""
+    from gateway.cli.tailing import follow_run
+
+    document = with_store(lambda shard: follow_run(shard, run_id, json))
+    raise typer.Exit(0 if document["status"] == "completed" else 1)
+
+
+async def read_whole_run(shard: Shard, run_id: int) -> dict[str, Any]:
+    """A run's document with all its workflow's steps, and its callbacks."""
+    from gateway.documents import describe_whole_run, kinds_of, plain
+    from gateway.errors import GatewayError
+    from gateway.workflows import read_definition
+
+    run = await shard.reader.run(run_id)
+    try:
+        kinds = kinds_of(read_definition(await shard.catalog.document(run.request.digest)))
+    except GatewayError:
+        kinds = {}
+    return plain(describe_whole_run(run, kinds, await shard.reader.callbacks_of(run_id)))
+
+
+@callbacks.command("list")
+def list_callbacks(limit: Limit = 20, status: Status = None, json: Json = False) -> None:
+    """The callbacks that moved last."""
+    from gateway.documents import describe_callback, plain
+    from gateway.runs import CallbackState
+
+    _check_word(status, [str(state) for state in CallbackState])
+    newest = with_store(lambda shard: shard.reader.callbacks(state=status, limit=limit))
+    found = [plain(describe_callback(each)) for each in newest]
+    if json:
+        print_json(found)
+        return
+    rows = table("callback", "status", "type", "run", "attempts", "url")
+    for each in found:
+        attempts = str(len(each["attempts"]))
+        rows.add_row(
+            each["callback_id"], coloured(each["status"]), each["type"], str(each["run_id"]), attempts, each["url"]
+        )
+    out().print(rows if found else "no callbacks yet")
+
+
+@callbacks.command("show")
+def show_callback(
+    callback_id: Annotated[str, typer.Argument(help="The callback's id, msg_..")], json: Json = False
+) -> None:
+    """One callback: its message, and each attempt to deliver it."""
+    from gateway.documents import describe_whole_callback, plain
+
+    document = plain(describe_whole_callback(with_store(lambda shard: shard.reader.callback(callback_id))))
+    if json:
+        print_json(document)
+        return
+    from gateway.cli.pictures import draw_callback
+
+    draw_callback(out(), document)
+
+
+def _check_word(word: str | None, words: list[str]) -> None:
+    if word is not None and word not in words:
+        fail(f"there is no status {word!r}; it is one of {', '.join(words)}", code=2)

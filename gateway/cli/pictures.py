@@ -1,0 +1,94 @@
+"""A run and a callback as a terminal shows them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.json import JSON
+from rich.markup import escape
+
+from gateway.cli.common import coloured, local_time, table, took
+
+
+def draw_run(screen: Console, run: dict[str, Any]) -> None:
+    """What `debug:run[ID]` of ORQO shows, and more: status, session, timing, steps, callbacks."""
+    screen.print(
+        f"[bold]run {run['run_id']}[/bold]  {coloured(run['status'])}  {escape(run['workflow'])} (workflow {run['workflow_id']})"
+    )
+    for name, value in _facts(run):
+        screen.print(f"  [dim]{name:<10}[/dim] {escape(value)}")
+    _draw_value(screen, "input", run["input"])
+    _draw_value(screen, "output", run["output"])
+    if run["error"]:
+        where = (
+            f" in step {run['error']['step']}, attempt {run['error']['attempt']}" if run["error"].get("step") else ""
+        )
+        screen.print(
+            f"  [dim]error     [/dim] [red]{escape(run['error']['type'])}[/red]{where}: {escape(run['error']['message'])}"
+        )
+    _draw_steps(screen, run["steps"])
+    for callback in run["callbacks"]:
+        draw_attempts(screen, callback)
+
+
+def _facts(run: dict[str, Any]) -> list[tuple[str, str]]:
+    facts = [
+        ("session", run["session_id"]),
+        ("created", local_time(run["created_at"])),
+        ("started", local_time(run["started_at"])),
+        (
+            "completed",
+            f"{local_time(run['completed_at'])}  ({took(run['duration_ms'])})" if run["completed_at"] else "–",
+        ),
+        ("event", f"{run['event_id']} of app {run['app_id']}" if run["event_id"] else "–"),
+    ]
+    if run["trigger"]:
+        facts.append(("trigger", run["trigger"]))
+    if run["task"] is not None:
+        facts.append(("task", run["task"]))
+    if run["metadata"]:
+        facts.append(("metadata", ", ".join(f"{name}={value}" for name, value in run["metadata"].items())))
+    return facts
+
+
+def _draw_value(screen: Console, name: str, value: Any) -> None:
+    if value is not None:
+        text = JSON.from_data(value, indent=None).text
+        screen.print(f"  [dim]{name:<10}[/dim]", text)
+
+
+def _draw_steps(screen: Console, steps: list[dict[str, Any]]) -> None:
+    if not steps:
+        return
+    rows = table("  step", "kind", "status", "attempt", "took", "")
+    for step in steps:
+        error = step.get("error")
+        note = f"[red]{escape(error['type'])}[/red]: {escape(error['message'])}" if error else ""
+        attempt = str(step.get("attempt") or "–")
+        rows.add_row(
+            f"  {step['id']}",
+            step.get("kind") or "?",
+            coloured(step["status"]),
+            attempt,
+            took(step.get("duration_ms")),
+            note,
+        )
+    screen.print()
+    screen.print(rows)
+
+
+def draw_callback(screen: Console, callback: dict[str, Any]) -> None:
+    draw_attempts(screen, callback)
+    screen.print(JSON.from_data(callback["body"]))
+
+
+def draw_attempts(screen: Console, callback: dict[str, Any]) -> None:
+    """A callback's line, and one for each attempt."""
+    status, kind = coloured(callback["status"]), callback["type"]
+    screen.print(f"\n  [bold]callback[/bold] {callback['callback_id']}  {status}  {kind} → {escape(callback['url'])}")
+    for each in callback["attempts"]:
+        result = str(each["status"]) if each["status"] is not None else f"[red]{escape(each['error'])}[/red]"
+        screen.print(f"    attempt {each['number']}  {local_time(each['at'])}  {result}  {took(each['duration_ms'])}")
+    if callback["next_attempt_at"]:
+        screen.print(f"    next attempt {local_time(callback['next_attempt_at'])}")
