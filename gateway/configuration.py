@@ -27,6 +27,7 @@ KNOWN_FIELDS = sorted(
     {field.encode_name for model in MODELS for field in msgspec.structs.fields(model)} - {"managed_by", "sealed"}
 )
 MADE_BY_US = ("managed_by", "sealed")
+TOO_DEEP = f"it is nested too deeply: more than {MOST_LEVELS} levels"
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -91,7 +92,7 @@ def load_yaml(text: str) -> tuple[Any, Marks]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        raise Mistakes([Mistake(line, column, "yaml", error.problem or "can't be read")]) from None
+        raise Mistakes([Mistake(line, column, "yaml", _reason_of(error))]) from None
     except (yaml.YAMLError, ValueError) as error:
         raise Mistakes([Mistake(1, 1, "yaml", str(error).splitlines()[0])]) from None
     marks: Marks = {"": (1, 1)}
@@ -110,8 +111,13 @@ def _check_levels(text: str) -> None:
             level -= 1
 
 
+def _reason_of(error: yaml.MarkedYAMLError) -> str:
+    # Newer scanners count levels themselves, and read ahead of what we count.
+    return TOO_DEEP if "nesting depth" in (error.problem or "") else error.problem or "can't be read"
+
+
 def _too_deep(place: yaml.Event | yaml.Node, path: str) -> Mistakes:
-    return Mistakes([Mistake(*_place(place), path, f"it is nested too deeply: more than {MOST_LEVELS} levels")])
+    return Mistakes([Mistake(*_place(place), path, TOO_DEEP)])
 
 
 class _Builder:
