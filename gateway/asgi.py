@@ -111,7 +111,16 @@ class House:
         self.health = Health(self._redis, keys, settings, metrics)
         records = Records(self._redis, keys, "run", patience=settings.accept_timeout)
         reader = Reader(self._redis, keys)
-        control = Control(self._registry, acceptor, reader, records, self._waiters, catalog, costs=costs)
+        control = Control(
+            self._registry,
+            acceptor,
+            reader,
+            records,
+            self._waiters,
+            catalog,
+            trusted=settings.trusted_workflows,
+            costs=costs,
+        )
         self.parts = Parts(control, Gatekeeper(self._registry), settings.max_body, settings.body_timeout)
 
     @contextlib.asynccontextmanager

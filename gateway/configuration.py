@@ -14,6 +14,7 @@ from gateway.apps import App, CallbackSettings, ReceiveConfig, TriggerSettings, 
 from gateway.errors import ConfigError
 from gateway.retries import RetryPolicy
 from gateway.secrets import SecretRef
+from gateway.versions import Draft
 from gateway.workflows import Definition, HttpCall, Step, Workflow, prepare, read_duration_field, split_path
 
 MOST_NODES = 200_000
@@ -82,6 +83,40 @@ def read_configuration(text: str) -> Configuration:
     if mistakes:
         raise Mistakes(sorted(mistakes, key=lambda mistake: (mistake.line, mistake.column)))
     return Configuration(apps, found, sections["workflows"])
+
+
+def read_workflows(text: str) -> list[Draft]:
+    """The workflows of a file (YAML or JSON): one definition, or a list of them under `workflows`. Raises Mistakes."""
+    document, marks = load_yaml(text)
+    mistakes: list[Mistake] = []
+    if isinstance(document, dict) and "workflows" not in document:
+        return [read_draft(document, marks)]
+    sections = _read_sections(document, marks, mistakes)
+    if sections["apps"]:
+        mistakes.append(
+            _mistake("only workflows are uploaded; `gateway apply` takes a whole gateway.yaml", "apps", marks)
+        )
+    read = [
+        _read_workflow(each, f"workflows[{index}]", marks, mistakes) for index, each in enumerate(sections["workflows"])
+    ]
+    found = [workflow for workflow in read if workflow is not None]
+    if not mistakes:
+        mistakes += (
+            _check_together([], found, marks) if found else [Mistake(1, 1, "file", "there is no workflow in it")]
+        )
+    if mistakes:
+        raise Mistakes(sorted(mistakes, key=lambda mistake: (mistake.line, mistake.column)))
+    pairs = zip(found, sections["workflows"], strict=True)
+    return [Draft(workflow=workflow, document=document) for workflow, document in pairs]
+
+
+def read_draft(document: Any, marks: Marks | None = None) -> Draft:
+    """One workflow from plain data, with the marks of its text where there is one. Raises Mistakes, all of them."""
+    mistakes: list[Mistake] = []
+    workflow = _read_workflow(document, "", marks or {}, mistakes)
+    if workflow is None:
+        raise Mistakes(sorted(mistakes, key=lambda mistake: (mistake.line, mistake.column)))
+    return Draft(workflow=workflow, document=document)
 
 
 def load_yaml(text: str) -> tuple[Any, Marks]:
@@ -205,7 +240,8 @@ def _read_workflow(document: Any, path: str, marks: Marks, mistakes: list[Mistak
     before = len(mistakes)
     steps = document.get("steps") if isinstance(document, dict) else None
     for index, step in enumerate(steps if isinstance(steps, list) else []):
-        _collect(lambda step=step: _convert_step(step), f"{path}.steps[{index}]", marks, mistakes)  # type: ignore[misc]
+        where = _under(path, f"steps[{index}]")
+        _collect(lambda step=step: _convert_step(step), where, marks, mistakes)  # type: ignore[misc]
     if len(mistakes) > before:
         return None
     return _collect(lambda: prepare(document), path, marks, mistakes)
@@ -223,7 +259,7 @@ def _collect(read: Callable[[], Read], path: str, marks: Marks, mistakes: list[M
     except ConfigError as error:
         inner = str(error.details.get("path", ""))
         message = error.message.removeprefix(f"{inner}: ")
-    where = f"{path}.{inner}" if inner and not inner.startswith("[") else path + inner
+    where = path + inner if inner.startswith("[") else _under(path, inner)
     mistakes.append(_mistake(*_sharpen(message, where), marks))
     return None
 
@@ -236,7 +272,12 @@ def _sharpen(message: str, path: str) -> tuple[str, str]:
     field = message[len(marker) :].rstrip("`")
     close = difflib.get_close_matches(field, KNOWN_FIELDS, n=1)
     hint = f", did you mean `{close[0]}`?" if close else ""
-    return f"there is no field `{field}` here{hint}", f"{path}.{field}"
+    return f"there is no field `{field}` here{hint}", _under(path, field)
+
+
+def _under(path: str, inner: str) -> str:
+    """A path within a path; either may be empty."""
+    return f"{path}.{inner}" if path and inner else path + inner
 
 
 def _mistake(message: str, path: str, marks: Marks) -> Mistake:

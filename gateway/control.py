@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
@@ -16,10 +15,11 @@ import msgspec
 from gateway.apps import App, LiveApp
 from gateway.credits import Payment, cost_of
 from gateway.documents import kinds_of
-from gateway.errors import Conflict, GatewayError, NotFound, Unprocessable
+from gateway.errors import Conflict, GatewayError, NotFound
 from gateway.events import Acceptable, Decision, Head, caller_key, hash_body, new_event_id
 from gateway.hooks import Hook, open_hook
 from gateway.outbox import callbacks_for
+from gateway.publishing import Publishing
 from gateway.runs import MOVES, TERMINAL, Problem, Run, RunRequest, State
 from gateway.service import NO_COSTS, Storage, insist_on_stored
 from gateway.store.catalog import Catalog
@@ -28,11 +28,10 @@ from gateway.store.reading import Page, Reader, RunFilter
 from gateway.store.records import Records, Write, final_fields
 from gateway.tokens import Token, new_token
 from gateway.triggers import check_input
-from gateway.workflows import Published, Workflow, prepare
+from gateway.workflows import Published, Workflow
 
 LONGEST_WAIT = 300.0
 LOOK_AGAIN = 5.0
-FIT_NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f]{1,200}")
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,8 +71,6 @@ class Directory(Protocol):
 
     async def number(self, workflow: str, digest: str) -> int | None: ...
 
-    async def publish(self, document: object, managed_by: str, at: int) -> Published: ...
-
 
 class Waiting(Protocol):
     """Who is told when a run moves."""
@@ -93,6 +90,7 @@ class Control:
         waiting: Waiting,
         catalog: Catalog,
         *,
+        trusted: Collection[str] = (),
         costs: Mapping[str, int] = NO_COSTS,
         clock: Callable[[], float] = time.time,
         noise: Callable[[int], bytes] = os.urandom,
@@ -102,6 +100,7 @@ class Control:
         self._records = records
         self.reader = reader
         self.catalog = catalog
+        self.publishing = Publishing(catalog, trusted=trusted, told=directory.load, clock=clock)
         self._waiting = waiting
         self._costs = costs
         self._clock = clock
@@ -140,29 +139,6 @@ class Control:
     def new_conversation(self) -> str:
         """An id for a conversation that begins."""
         return f"conv_{self._noise(12).hex()}"
-
-    async def publish(self, document: dict[str, Any], managed_by: str = "api") -> Published:
-        """Publish a workflow that somebody sent: a new version where it differs from the last.
-
-        Raises ConfigError or Unprocessable for one that can't be used, Conflict when gateway.yaml manages its name.
-        Its `python` steps may call only what a workflow of gateway.yaml calls: a token must not run any code there is.
-        """
-        workflow = prepare(document)
-        if not FIT_NAME.fullmatch(workflow.definition.name) or workflow.definition.name.isdigit():
-            message = "name: 1 to 200 printable characters, not only digits, for those are ids"
-            raise Unprocessable(message, path="name")
-        await self._refuse_unknown_code(workflow)
-        return await self._directory.publish(document, managed_by, int(self._clock() * 1000))
-
-    async def _refuse_unknown_code(self, workflow: Workflow) -> None:
-        wanted = _code_of(workflow)
-        if not wanted:
-            return
-        trusted = [await self.definition(each) for each in self.workflows() if each.managed_by == "file"]
-        unknown = wanted - frozenset().union(*(_code_of(each) for each in trusted))
-        if unknown:
-            message = f"python: no workflow of gateway.yaml calls {min(unknown)!r}, so none that is sent may"
-            raise Unprocessable(message, path="python")
 
     async def start(self, order: Order, token: Token | None, body: bytes, key: str | None = None) -> Started:
         """Store a run, durably. Raises NotFound, Unprocessable, Conflict or Unavailable; then nothing was started.
@@ -319,10 +295,6 @@ class Control:
         if token is None or token.credits is None:
             return None
         return Payment(token.payer, token.credits, cost_of(workflow.kinds, self._costs))
-
-
-def _code_of(workflow: Workflow) -> frozenset[str]:
-    return frozenset(str(step.step.python) for step in workflow.steps.values() if step.kind == "python")
 
 
 async def until_moved(moved: asyncio.Event, seconds: float) -> None:

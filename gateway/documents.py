@@ -17,6 +17,7 @@ from gateway.callbacks import Attempt, Callback
 from gateway.events import Decision, Head
 from gateway.runs import CallbackState, Run, RunDocument, fields_of, iso
 from gateway.tokens import Token
+from gateway.versions import Change, Difference, Version
 from gateway.workflows import Definition, Published
 
 
@@ -91,20 +92,40 @@ class WorkflowDocument(msgspec.Struct, frozen=True, kw_only=True):
     input: dict[str, Any] | None
     steps: int
     managed_by: str
+    label: str | None
+    published_at: str | None
 
 
-class Version(msgspec.Struct, frozen=True):
-    """A numbered version of a workflow; the digest names its exact text."""
+class VersionDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """A numbered version of a workflow; the digest names its exact text, the label is its publisher's word for it."""
 
-    version: int
+    number: int
     digest: str
+    label: str | None
+    published_at: str | None
+
+
+class WholeVersion(VersionDocument, frozen=True, kw_only=True):
+    """A version with its definition."""
+
+    definition: Any
+
+
+class DifferenceDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """What changed from one version of a workflow to another; `diff` is a unified diff of their canonical YAML."""
+
+    workflow: str
+    before: VersionDocument
+    after: VersionDocument
+    changes: list[Change]
+    diff: str
 
 
 class WholeWorkflow(WorkflowDocument, frozen=True, kw_only=True):
     """A workflow with its definition and all its versions."""
 
     definition: Any
-    versions: list[Version]
+    versions: list[VersionDocument]
 
 
 class AppDocument(msgspec.Struct, frozen=True, kw_only=True):
@@ -183,9 +204,27 @@ def describe_workflow(published: Published) -> WorkflowDocument:
     return WorkflowDocument(**_workflow_fields(published))
 
 
-def describe_whole_workflow(published: Published, definition: Any, versions: Mapping[int, str]) -> WholeWorkflow:
-    numbered = [Version(number, versions[number]) for number in sorted(versions)]
-    return WholeWorkflow(**_workflow_fields(published), definition=definition, versions=numbered)
+def describe_whole_workflow(published: Published, definition: Any, versions: Sequence[Version]) -> WholeWorkflow:
+    described = [describe_version(each) for each in versions]
+    return WholeWorkflow(**_workflow_fields(published), definition=definition, versions=described)
+
+
+def describe_version(version: Version) -> VersionDocument:
+    return VersionDocument(**_version_fields(version))
+
+
+def describe_whole_version(version: Version, definition: Any) -> WholeVersion:
+    return WholeVersion(**_version_fields(version), definition=definition)
+
+
+def describe_difference(found: Difference) -> DifferenceDocument:
+    return DifferenceDocument(
+        workflow=found.name,
+        before=describe_version(found.before),
+        after=describe_version(found.after),
+        changes=found.changes,
+        diff=found.text,
+    )
 
 
 def describe_app(app: App) -> AppDocument:
@@ -275,6 +314,17 @@ def _workflow_fields(published: Published) -> dict[str, Any]:
         "input": published.input,
         "steps": published.steps,
         "managed_by": published.managed_by,
+        "label": published.label,
+        "published_at": iso(published.published_at or None),
+    }
+
+
+def _version_fields(version: Version) -> dict[str, Any]:
+    return {
+        "number": version.number,
+        "digest": version.digest,
+        "label": version.label,
+        "published_at": iso(version.published_at or None),
     }
 
 

@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -74,7 +75,7 @@ async def prepare_store(settings: Settings) -> None:
 
 async def apply_file(settings: Settings, catalog: Catalog) -> Changes:
     """Publish what the file says. Raises ConfigError."""
-    changes = await catalog.apply(read_configuration(read_file(settings.config)))
+    changes = await catalog.apply(read_configuration(read_file(settings.config)), int(time.time() * 1000))
     if changes:
         log.info("gateway.yaml applied", added=changes.added, changed=changes.changed, removed=changes.removed)
     return changes

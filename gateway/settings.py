@@ -50,6 +50,11 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("GATEWAY_MAX_OUTPUT", "1048576", "bytes a step's output may have"),
     Setting("GATEWAY_MAX_LOST", "5", "workers in a row that may die on one run before it is failed"),
     Setting("GATEWAY_DEDUPE_DAYS", "7", "days a delivery is remembered, so that it is not run again"),
+    Setting(
+        "GATEWAY_TRUSTED_WORKFLOWS",
+        "",
+        "workflows that may have `python` steps whoever uploads them, by name, comma separated",
+    ),
     Setting("GATEWAY_STEP_COSTS", "http=1,python=1,transform=0", "credits that one attempt of a step costs, by kind"),
     Setting(
         "GATEWAY_CALLBACK_SCHEDULE",
@@ -85,6 +90,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_output: int
     max_lost: int
     dedupe_days: float
+    trusted_workflows: tuple[str, ...]
     step_costs: str
     callback_schedule: tuple[float, ...]
     callback_timeout: float
@@ -95,7 +101,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return not self.redis_url
 
 
-LISTS = ("GATEWAY_MASTER_KEYS", "GATEWAY_CALLBACK_SCHEDULE")
+LISTS = ("GATEWAY_MASTER_KEYS", "GATEWAY_TRUSTED_WORKFLOWS", "GATEWAY_CALLBACK_SCHEDULE")
 LONGEST_WAIT = 31_536_000
 BOUNDS: dict[str, tuple[float, float]] = {
     "port": (0, 65535),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from typing import Annotated, Any
@@ -14,7 +14,7 @@ import jsonschema_rs
 import msgspec
 
 from gateway.cel.scopes import Scope
-from gateway.errors import ConfigError
+from gateway.errors import ConfigError, Forbidden
 from gateway.expressions import Expression, Failure, compile_expression
 from gateway.retries import RetryPolicy, read_duration
 from gateway.runs import LARGEST_ID, SETTLED, Problem, StepRecord, StepState
@@ -63,6 +63,8 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 KINDS = ("http", "python", "transform")
+CODE_KINDS = frozenset({"python"})
+"""The kinds that run code of this machine: whoever defines one can do whatever a worker can."""
 ARGUMENTS = {"python": "with"}
 """The field that holds a kind's expressions, where it is not the kind's own."""
 
@@ -90,6 +92,7 @@ class Published(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     steps: int = 0
     managed_by: str = "api"
     published_at: int = 0
+    label: str | None = None
 
 
 def read_duration_field(kind: type, value: Any) -> Any:
@@ -113,6 +116,25 @@ def read_definition(document: object) -> Definition:
         raise ConfigError(message, path=path) from None
     check_steps(definition)
     return definition
+
+
+def refuse_code(definition: Definition, admin: bool, trusted: Collection[str]) -> None:
+    """Decide who may define what: steps that run code of this machine are for admins and for trusted workflows.
+
+    `admin` is whether the one who sends it may do everything; `trusted` are the names in GATEWAY_TRUSTED_WORKFLOWS.
+    Raises Forbidden naming the first such step.
+    """
+    if admin or definition.name in trusted:
+        return
+    for index, step in enumerate(definition.steps):
+        if step.kind in CODE_KINDS:
+            path = f"steps[{index}].{step.kind}"
+            message = (
+                f"{path}: step {step.id!r} runs code of this machine ({str(getattr(step, step.kind))[:80]}), which only "
+                f"a token with the scope admin may define; or name the workflow in GATEWAY_TRUSTED_WORKFLOWS, or "
+                "write it into gateway.yaml"
+            )
+            raise Forbidden(message, path=path)
 
 
 def split_path(message: str) -> tuple[str, str]:

@@ -19,8 +19,7 @@ from gateway.dialects.graphs import Graph, draw, read_graph, show_graph
 from gateway.errors import GatewayError, NotFound
 from gateway.runs import TERMINAL, Run, State, StepRecord, StepState, elapsed, step_state
 from gateway.store.reading import RunFilter
-from gateway.tokens import Subject
-from gateway.web.callers import bearer, workflow_subject
+from gateway.web.callers import bearer, named_subject
 from gateway.web.endpoints import Answer, Call, Dialect, Endpoint
 from gateway.workflows import Published
 
@@ -154,9 +153,10 @@ async def list_workflows(call: Call) -> Answer:
 async def upload(call: Call) -> Answer:
     """Publish a graph as a workflow, or as the next version of the one with its name."""
     body: Upload = call.body
-    _require_write(call, body.name)
+    call.who.require("workflows:write", named_subject(body.name, call.control.workflows()))
     document = read_graph(body.graph or body, body.name, body.description or "")
-    return 200, await _workflow_words(call, await call.control.publish(document))
+    made = await call.control.publishing.upload(document, admin=call.who.token.may("admin"))
+    return 200, await _workflow_words(call, made.published)
 
 
 async def execute(call: Call) -> Answer:
@@ -217,12 +217,6 @@ async def _run(call: Call) -> Run:
         message = f"there is no run {text[:80]!r} of this workflow"
         raise NotFound(message)
     return run
-
-
-def _require_write(call: Call, name: str) -> None:
-    known = next((each for each in call.control.workflows() if each.name == name), None)
-    subject = Subject(workflow=frozenset({name})) if known is None else workflow_subject(known)
-    call.who.require("workflows:write", subject)
 
 
 async def _workflow_words(call: Call, published: Published) -> ArceeWorkflow:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import secrets as randomness
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
@@ -17,7 +17,8 @@ from gateway.hooks import Hook, find_hook
 from gateway.store.connection import Redis
 from gateway.store.keys import Keys
 from gateway.tokens import Token
-from gateway.workflows import Published, Workflow, prepare
+from gateway.versions import Draft, Publication, Version, read_version, write_version
+from gateway.workflows import Published
 
 FILE = "file"
 Pipeline: TypeAlias = Any
@@ -27,6 +28,7 @@ class Contents(msgspec.Struct, frozen=True, kw_only=True):
     """All that is published at one revision."""
 
     revision: int
+    last_workflow: int = 0
     apps: dict[int, App]
     workflows: dict[str, Published]
     tokens: dict[str, Token]
@@ -70,22 +72,30 @@ class Catalog:
 
     async def version(self, name: str, number: int) -> str:
         """The digest of a numbered version of a workflow. Raises NotFound."""
-        digest = await self._redis.hget(self._keys.versions(name), str(number))
-        if digest is None:
+        kept = await self._redis.hget(self._keys.versions(name), str(number))
+        if kept is None:
             message = f"workflow {name!r} has no version {number}"
             raise NotFound(message)
-        return str(digest, "ascii")
+        return read_version(number, kept).digest
 
-    async def versions(self, name: str) -> dict[int, str]:
-        """The numbers of a workflow's versions, with their digests."""
+    async def versions(self, name: str) -> list[Version]:
+        """The versions of a workflow, the oldest first."""
         found = await self._redis.hgetall(self._keys.versions(name))
-        return {int(number): digest.decode() for number, digest in found.items()}
+        versions = [read_version(int(number), kept) for number, kept in found.items()]
+        return sorted(versions, key=lambda version: version.number)
 
-    async def apply(self, configuration: Configuration) -> Changes:
-        """Make the store say what the file says. What the file doesn't manage stays; a name clash is a Conflict."""
+    async def number(self, name: str, digest: str) -> int | None:
+        """The number of the version of a workflow that has this digest, the newest where there are several."""
+        return max((each.number for each in await self.versions(name) if each.digest == digest), default=None)
+
+    async def apply(self, configuration: Configuration, at: int = 0) -> Changes:
+        """Make the store say what the file says, at this time in milliseconds.
+
+        What the file doesn't manage stays; a name clash is a Conflict.
+        """
 
         async def write(pipe: Pipeline, now: Contents) -> Changes:
-            workflows = await self._apply_workflows(pipe, now, configuration)
+            workflows = await self._apply_workflows(pipe, now, configuration, at)
             apps = self._apply_apps(pipe, now, configuration.apps)
             return Changes(
                 workflows.added + apps.added, workflows.changed + apps.changed, workflows.removed + apps.removed
@@ -93,38 +103,48 @@ class Catalog:
 
         return await self._change(write)
 
-    async def number(self, name: str, digest: str) -> int | None:
-        """The number of the version of a workflow that has this digest, the newest where there are several."""
-        versions = await self._redis.hgetall(self._keys.versions(name))
-        return max((int(number) for number, each in versions.items() if each.decode() == digest), default=None)
+    async def publish(self, drafts: Sequence[Draft], managed_by: str = "api", at: int = 0) -> list[Publication]:
+        """Publish workflows, all or none: each a new version where it differs from the last; `at` is in milliseconds.
 
-    async def publish(self, document: Any, managed_by: str = "api", at: int = 0) -> Published:
-        """Publish one workflow, as a new version where it differs from the last; `at` is in milliseconds.
-
-        Raises ConfigError for a definition that can't be used, and Conflict when gateway.yaml manages that name.
+        Raises Conflict when gateway.yaml manages a name, an id is another's, or a label names another version.
         """
-        workflow = prepare(document)
-        name, made = workflow.definition.name, list[Published]()
+        made: list[Publication] = []
 
         async def write(pipe: Pipeline, now: Contents) -> Changes:
-            before = now.workflows.get(name)
-            if before is not None and before.managed_by == FILE:
-                message = (
-                    f"workflow {name!r} is managed by gateway.yaml; change it there, or give this one another name"
-                )
-                raise Conflict(message)
-            taken = {published.id: published.name for published in now.workflows.values()}
-            number = workflow.definition.id or (before.id if before else _next_id(taken))
-            _refuse_taken("workflow", number, taken.get(number, name), name)
-            made[:] = [await self._publication(workflow, number, before, managed_by, at)]
-            changes = Changes([], [], [])
-            _note(changes, f"workflow {name}", before, made[0])
-            if changes:
-                self._put_workflow(pipe, made[0], document)
+            made.clear()
+            changes, current = Changes([], [], []), dict(now.workflows)
+            for draft in drafts:
+                name = draft.workflow.definition.name
+                before = current.get(name)
+                _refuse_managed(before)
+                number = _number_for(draft, before, current.values(), now.last_workflow)
+                current[name] = await self._publication(draft, number, before, managed_by, at)
+                made.append(Publication(current[name], before))
+                if before != current[name]:
+                    _note(changes, f"workflow {name}", before, current[name])
+                    self._put_workflow(pipe, current[name], draft.document)
             return changes
 
         await self._change(write)
-        return made[0]
+        return made
+
+    async def remove_workflow(self, name: str) -> Published:
+        """Take a workflow away; its versions stay, for its runs. Raises NotFound, or Conflict when a file manages it."""
+        removed: list[Published] = []
+
+        async def write(pipe: Pipeline, now: Contents) -> Changes:
+            if name not in now.workflows:
+                message = f"there is no workflow {name!r}"
+                raise NotFound(message)
+            _refuse_managed(now.workflows[name])
+            removed[:] = [now.workflows[name]]
+            pipe.hdel(self._keys.named("workflows"), name)
+            # Its id names its runs, and narrows tokens: no other workflow may get it.
+            pipe.set(self._keys.named("workflows:last"), max(now.last_workflow, removed[0].id))
+            return Changes([], [], [f"workflow {name}"])
+
+        await self._change(write)
+        return removed[0]
 
     async def add_app(self, app: App) -> App:
         """Publish one app; without an id it gets the next one. Raises Conflict when its name or id is taken."""
@@ -226,6 +246,7 @@ class Catalog:
 
     def _ask(self, pipe: Pipeline) -> None:
         pipe.get(self._keys.named("revision"))
+        pipe.get(self._keys.named("workflows:last"))
         for name in ("apps", "workflows", "tokens", "hooks"):
             pipe.hgetall(self._keys.named(name))
 
@@ -242,52 +263,66 @@ class Catalog:
             pipe.hset(self._keys.named("apps"), str(complete.id), msgspec.json.encode(complete))
         return changes
 
-    async def _apply_workflows(self, pipe: Pipeline, now: Contents, configuration: Configuration) -> Changes:
+    async def _apply_workflows(self, pipe: Pipeline, now: Contents, configuration: Configuration, at: int) -> Changes:
         wanted = {workflow.definition.name: workflow.definition.id for workflow in configuration.workflows}
-        numbers = _number("workflow", wanted, now.workflows.values())
+        numbers = _number("workflow", wanted, now.workflows.values(), now.last_workflow)
         gone = _gone(now.workflows.values(), numbers)
         changes = Changes([], [], [f"workflow {name}" for name in gone])
         for name in gone:
             pipe.hdel(self._keys.named("workflows"), name)
         for workflow, document in zip(configuration.workflows, configuration.documents, strict=True):
             before = now.workflows.get(workflow.definition.name)
-            published = await self._publication(workflow, numbers[workflow.definition.name], before)
+            draft = Draft(workflow=workflow, document=document)
+            published = await self._publication(draft, numbers[workflow.definition.name], before, at=at)
             _note(changes, f"workflow {published.name}", before, published)
             if published != before:
                 self._put_workflow(pipe, published, document)
         return changes
 
     async def _publication(
-        self, workflow: Workflow, number: int, before: Published | None, managed_by: str = FILE, at: int = 0
+        self, draft: Draft, number: int, before: Published | None, managed_by: str = FILE, at: int = 0
     ) -> Published:
-        definition = workflow.definition
-        if before is not None and before.digest == workflow.digest and before.id == number:
+        """What a draft is published as: the version before when it is the same text, else the next one."""
+        definition, digest = draft.workflow.definition, draft.workflow.digest
+        same = before is not None and (before.digest, before.id) == (digest, number)
+        if before is not None and same and draft.label in (None, before.label):
             return before
-        versions = await self._redis.hgetall(self._keys.versions(definition.name))
-        known = versions.get(str(len(versions)).encode(), b"").decode() == workflow.digest
+        versions = await self.versions(definition.name)
+        # The last one has this digest when only its label changes, or when it was removed and comes again.
+        known = versions[-1] if versions and versions[-1].digest == digest else None
+        version = known or Version(number=len(versions) + 1, digest=digest, published_at=at)
+        _refuse_label(draft.label, [each for each in versions if each is not known])
         return Published(
             id=number,
             name=definition.name,
-            version=len(versions) if known else len(versions) + 1,
-            digest=workflow.digest,
+            version=version.number,
+            digest=digest,
             description=definition.description,
             input=definition.input,
             steps=len(definition.steps),
             managed_by=managed_by,
-            published_at=at,
+            published_at=version.published_at,
+            label=draft.label or version.label,
         )
 
     def _put_workflow(self, pipe: Pipeline, published: Published, document: Any) -> None:
+        version = Version(
+            number=published.version,
+            digest=published.digest,
+            label=published.label,
+            published_at=published.published_at,
+        )
         pipe.hset(self._keys.named("workflows"), published.name, msgspec.json.encode(published))
         pipe.set(self._keys.definition(published.digest), msgspec.json.encode(document))
         # One field a version; the number of fields is the number of the newest.
-        pipe.hset(self._keys.versions(published.name), str(published.version), published.digest)
+        pipe.hset(self._keys.versions(published.name), str(version.number), write_version(version))
 
 
 def _read_contents(answers: list[Any]) -> Contents:
-    revision, apps, workflows, tokens, hooks = answers
+    revision, last_workflow, apps, workflows, tokens, hooks = answers
     return Contents(
         revision=int(revision or 0),
+        last_workflow=int(last_workflow or 0),
         apps={int(number): msgspec.json.decode(raw, type=App) for number, raw in apps.items()},
         workflows={name.decode(): msgspec.json.decode(raw, type=Published) for name, raw in workflows.items()},
         tokens={name.decode(): msgspec.json.decode(raw, type=Token) for name, raw in tokens.items()},
@@ -315,7 +350,18 @@ def _next_id(taken: dict[int, Any]) -> int:
     return max(taken, default=0) + 1
 
 
-def _number(kind: str, wanted: Mapping[str, int | None], now: Collection[App | Published]) -> dict[str, int]:
+def _number_for(draft: Draft, before: Published | None, now: Collection[Published], last: int) -> int:
+    """The id of a workflow: the one written in it, else the one it has, else a new one. Raises Conflict."""
+    taken = {each.id: each.name for each in now}
+    name = draft.workflow.definition.name
+    number = draft.workflow.definition.id or (before.id if before else max((*taken, last)) + 1)
+    _refuse_taken("workflow", number, taken.get(number, name), name)
+    return number
+
+
+def _number(
+    kind: str, wanted: Mapping[str, int | None], now: Collection[App | Published], last: int = 0
+) -> dict[str, int]:
     """The id of everything in the file: the one written there, else the one it has, else a new one. Raises Conflict."""
     _refuse_clash(kind, wanted, now)
     held = {each.name: each.id for each in now}
@@ -326,8 +372,23 @@ def _number(kind: str, wanted: Mapping[str, int | None], now: Collection[App | P
         if number is not None:
             _refuse_taken(kind, number, owners.setdefault(number, name), name)
             numbers[name] = number
-    free = itertools.count(max((*held.values(), *owners), default=0) + 1)
+    free = itertools.count(max((*held.values(), *owners, last)) + 1)
     return {name: numbers[name] if name in numbers else next(free) for name in wanted}
+
+
+def _refuse_managed(workflow: Published | None) -> None:
+    if workflow is not None and workflow.managed_by == FILE:
+        message = (
+            f"workflow {workflow.name!r} is managed by gateway.yaml; change it there, or give this one another name"
+        )
+        raise Conflict(message)
+
+
+def _refuse_label(label: str | None, others: Collection[Version]) -> None:
+    for each in others:
+        if label is not None and each.label == label:
+            message = f"the label {label!r} names version {each.number} already; give this one another"
+            raise Conflict(message)
 
 
 def _refuse_clash(kind: str, names: Collection[str], now: Collection[App | Published]) -> None:

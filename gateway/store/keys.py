@@ -24,8 +24,9 @@
     gw:{0}:sweep               string  which worker sweeps now                             its lease
     gw:{0}:apps                hash    app id -> app                                       for ever
     gw:{0}:workflows           hash    name -> the published version                       for ever
+    gw:{0}:workflows:last      string  the highest id of a workflow that was removed        for ever
     gw:{0}:definition:DIGEST   string  one version of a workflow                           for ever
-    gw:{0}:versions:NAME       hash    version number -> digest of the workflow            for ever
+    gw:{0}:versions:NAME       hash    version number -> digest, label, when published     for ever
     gw:{0}:tokens              hash    token id -> what it may do, and its hash            until removed
     gw:{0}:hooks               hash    hook id -> its workflow, and its token's hash       until removed
     gw:{0}:revision            string  counts changes of apps, workflows, tokens, hooks    for ever

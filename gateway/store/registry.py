@@ -59,12 +59,6 @@ class Registry:
             self._current = current
             self._take(contents)
 
-    async def publish(self, document: object, managed_by: str, at: int) -> Published:
-        """Publish a workflow, and have it at hand. Raises ConfigError or Conflict."""
-        published = await self._catalog.publish(document, managed_by, at)
-        await self.load()
-        return published
-
     async def refresh(self) -> None:
         """Fetch everything again if anything was published since."""
         if await self._catalog.revision() != self.revision:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from gateway.web.api_lists import LISTS
 from gateway.web.api_runs import RUNS
 from gateway.web.api_tokens import TOKENS
+from gateway.web.api_workflows import WORKFLOWS
 from gateway.web.callers import bearer
 from gateway.web.endpoints import Dialect
 from gateway.web.problems import refuse
@@ -19,5 +20,5 @@ API = Dialect(
     credential=bearer(b"authorization"),
     refuse=refuse,
     media_type="application/problem+json",
-    endpoints=(*RUNS, *LISTS, *TOKENS),
+    endpoints=(*RUNS, *LISTS, *WORKFLOWS, *TOKENS),
 )

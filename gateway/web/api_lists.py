@@ -1,4 +1,4 @@
-"""Our API's events, callbacks, workflows and apps, to look at."""
+"""Our API's events, callbacks and apps, to look at."""
 
 from __future__ import annotations
 
@@ -13,25 +13,20 @@ from gateway.documents import (
     EventDocument,
     WholeCallback,
     WholeEvent,
-    WholeWorkflow,
-    WorkflowDocument,
     describe_app,
     describe_callback,
     describe_event,
     describe_whole_callback,
     describe_whole_event,
-    describe_whole_workflow,
-    describe_workflow,
 )
 from gateway.errors import NotFound
 from gateway.runs import CallbackState, RunRequest
 from gateway.store.reading import StoredEvent
 from gateway.tokens import Subject
-from gateway.web.callers import app_names, run_subject, workflow_subject
+from gateway.web.callers import app_names, run_subject
 from gateway.web.endpoints import Answer, Call, Endpoint
 
 READ = "runs:read"
-WORKFLOWS = "workflows:read"
 Limit = Annotated[int, Meta(ge=1, le=200, description="How many, at most.")]
 
 
@@ -58,13 +53,6 @@ class CallbackPage(msgspec.Struct, frozen=True):
     """The callbacks that moved last. Those of one run stand in the run."""
 
     data: list[CallbackDocument]
-    next_cursor: None = None
-
-
-class WorkflowPage(msgspec.Struct, frozen=True):
-    """All published workflows, by id."""
-
-    data: list[WorkflowDocument]
     next_cursor: None = None
 
 
@@ -104,21 +92,6 @@ async def show_callback(call: Call) -> Answer:
     callback = await call.control.reader.callback(call.path["callback_id"])
     call.who.require(READ, await _subject_of_run(call, callback.run_id))
     return 200, describe_whole_callback(callback)
-
-
-async def list_workflows(call: Call) -> Answer:
-    """The published workflows that the caller may see."""
-    found = call.control.workflows()
-    seen = [each for each in found if call.who.sees(WORKFLOWS, workflow_subject(each))]
-    return 200, WorkflowPage([describe_workflow(each) for each in seen])
-
-
-async def show_workflow(call: Call) -> Answer:
-    """One workflow with its definition and versions."""
-    published = call.control.workflow(call.path["name"])
-    call.who.require(WORKFLOWS, workflow_subject(published))
-    definition = await call.control.catalog.document(published.digest)
-    return 200, describe_whole_workflow(published, definition, await call.control.catalog.versions(published.name))
 
 
 async def list_apps(call: Call) -> Answer:
@@ -189,22 +162,6 @@ LISTS = (
         scope=READ,
         summary="Show a callback with its message and attempts",
         answer=WholeCallback,
-    ),
-    Endpoint(
-        method="GET",
-        path="/api/v1/workflows",
-        handler=list_workflows,
-        scope=WORKFLOWS,
-        summary="List workflows",
-        answer=WorkflowPage,
-    ),
-    Endpoint(
-        method="GET",
-        path="/api/v1/workflows/{name}",
-        handler=show_workflow,
-        scope=WORKFLOWS,
-        summary="Show a workflow, by id or name, with its definition and versions",
-        answer=WholeWorkflow,
     ),
     Endpoint(method="GET", path="/api/v1/apps", handler=list_apps, scope="admin", summary="List apps", answer=AppPage),
     Endpoint(

@@ -44,6 +44,12 @@ def workflow_subject(workflow: Published) -> Subject:
     return Subject(workflow=frozenset({str(workflow.id), workflow.name}))
 
 
+def named_subject(name: str, workflows: Iterable[Published]) -> Subject:
+    """What a token must be good for to publish a workflow of this name, which may be a new one."""
+    known = next((each for each in workflows if each.name == name), None)
+    return Subject(workflow=frozenset({name})) if known is None else workflow_subject(known)
+
+
 def run_subject(request: RunRequest, apps: Mapping[str, LiveApp]) -> Subject:
     """What a token must be good for to touch this run: its workflow, or the app that started it."""
     workflow = frozenset({str(request.workflow_id), request.workflow})

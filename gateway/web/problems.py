@@ -34,8 +34,10 @@ async def on_exception(_: Request, __: Exception) -> JSONResponse:
 
 
 def refuse(error: GatewayError) -> tuple[int, dict[str, object]]:
-    """A problem's status and document, for our own API."""
-    return error.status, describe_problem(error.status, error.code, error.message)
+    """A problem's status and document, for our own API. Several mistakes in one body are listed under `errors`."""
+    document = describe_problem(error.status, error.code, error.message)
+    mistakes = error.details.get("mistakes")
+    return error.status, document | {"errors": mistakes} if mistakes else document
 
 
 def describe_problem(status: int, code: str, detail: str) -> dict[str, object]:

@@ -160,7 +160,6 @@ REFUSED_GRAPHS: dict[str, tuple[Any, str]] = {
     "no object": (with_node(7), "object"),
     "a bad expression": (with_node({"type": "transform", "config": "${nobody.x}"}), "nobody"),
     "an unknown field": (with_node({"type": "transform", "config": 1, "retries": 3}), "retries"),
-    "another's code": (with_node({"type": "python", "config": "os:system", "with": "true"}), "os:system"),
     "no nodes": (changed(nodes={}, edges=[]), "nodes"),
     "an edge to nowhere": (changed(edges=[{"source": "shout", "target": "nowhere"}]), "nowhere"),
     "a condition": (changed(edges=[{"source": "shout", "target": "wrap", "condition": "x"}]), "condition"),
@@ -193,6 +192,15 @@ def test_refused_uploads(up: Machine, case: str) -> None:
     assert answer.status == 400, answer
     assert word in answer.document["detail"]
     assert "wrong" not in {each["name"] for each in ask(up, "GET", "/workflows").document}
+
+
+def test_code_is_for_admins(up: Machine) -> None:
+    """A graph with a python node is refused to a token without the scope admin, and published for one that has it."""
+    body = with_node({"type": "python", "config": "os:getpid"}) | {"name": "coded"}
+    refused = ask(up, "POST", "/workflows", body)
+    assert (refused.status, "os:getpid" in refused.document["detail"]) == (401, True)
+    assert "coded" not in {each["name"] for each in ask(up, "GET", "/workflows").document}
+    assert ask(up, "POST", "/workflows", body, token=up.add_token("admin")).status == 200
 
 
 def test_a_long_chain_is_uploaded(up: Machine) -> None:

@@ -6,6 +6,7 @@ A new route needs a row in ROUTES: what to send that is whole, and for narrowed 
 from __future__ import annotations
 
 import http.client
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ GUARDED = [(dialect, endpoint) for dialect, endpoint in ROWS if endpoint.scope i
 ARCEE = "/api/v1/workflow"
 ARCEE_WORKFLOW = f"{ARCEE}/workflows/{{workflow_id}}"
 EAI = "/api/eai/v3/orchestrate"
+FRESH = {"name": "sent", "description": "{fresh}", "steps": [{"id": "only", "transform": 1}]}
 SENT = {"name": "sent", "nodes": {"only": {"type": "transform", "config": 1}}, "edges": []}
 TURN = {"workflowId": "greet", "version": 1, "input": {}}
 
@@ -55,6 +57,12 @@ ROUTES: dict[str, Touch] = {
     "GET /api/v1/callbacks/{callback_id}": Touch("/api/v1/callbacks/{callback}", narrows=True),
     "GET /api/v1/workflows": Touch("/api/v1/workflows", listed=True),
     "GET /api/v1/workflows/{name}": Touch("/api/v1/workflows/greet", narrows=True),
+    "POST /api/v1/workflows": Touch("/api/v1/workflows", FRESH, narrows=True),
+    "DELETE /api/v1/workflows/{name}": Touch("/api/v1/workflows/{sent}", narrows=True),
+    "GET /api/v1/workflows/{name}/versions": Touch("/api/v1/workflows/greet/versions", narrows=True),
+    "GET /api/v1/workflows/{name}/versions/{number}": Touch("/api/v1/workflows/greet/versions/1", narrows=True),
+    "GET /api/v1/workflows/{name}/diff": Touch("/api/v1/workflows/greet/diff?from=1", narrows=True),
+    "POST /api/v1/workflows/{name}/rollback": Touch("/api/v1/workflows/{sent}/rollback", {"version": 1}, narrows=True),
     "GET /api/v1/apps": Touch("/api/v1/apps"),
     "GET /api/v1/apps/{app}": Touch("/api/v1/apps/42"),
     "GET /api/v1/tokens": Touch("/api/v1/tokens"),
@@ -81,6 +89,8 @@ ROUTES: dict[str, Touch] = {
         "/api/getConversationById", {"workflowId": "greet", "conversationId": "{conversation}"}, narrows=True
     ),
 }
+NUMBERS = itertools.count()
+"""For what must differ each time it is sent."""
 OPEN = {"POST /api/v1/hooks/{token}"}
 """Routes that ask for no token. Each must say here that it means to."""
 
@@ -117,6 +127,7 @@ class Stage:
         turn = await api.post("/api/executeWorkflowBackground", TURN, headers={"x-api-key": api.admin})
         throwaway = (await api.post("/api/v1/tokens", {"name": "throwaway"})).json()
         self.found = {
+            "sent": "sent",
             "ended": str(ended["run_id"]),
             "event": ended["event_id"],
             "callback": ended["callbacks"][0]["callback_id"],
@@ -141,6 +152,8 @@ class Stage:
         """One whole call; an open run is there for each that needs one."""
         touch = ROUTES[name_of(endpoint)]
         run = await self.api.start("greet") if "{run}" in touch.path else 0
+        if "{sent}" in touch.path:
+            await self.api.post("/api/v1/workflows", FRESH)
         path = touch.path.format(run=run, **self.found)
         content = write_body(touch.body, self.found["conversation"])
         return await self.api.client.request(endpoint.method, path, content=content, headers=headers)
@@ -158,7 +171,8 @@ class Stage:
 
 def write_body(body: Any, conversation: str = "") -> bytes:
     """A row's body as JSON; none is no bytes."""
-    return b"" if body is None else msgspec.json.encode(body).replace(b"{conversation}", conversation.encode())
+    text = b"" if body is None else msgspec.json.encode(body)
+    return text.replace(b"{conversation}", conversation.encode()).replace(b"{fresh}", str(next(NUMBERS)).encode())
 
 
 def refused_as(dialect: Dialect) -> int:

@@ -29,9 +29,15 @@ from tests.tools_api import Api, serving
 
 SKIPPED = {"/docs/{file}"}
 EXAMPLES = 12
-BEYOND_SCHEMAS = {"POST /api/v1/workflow/workflows", "POST /api/executeWorkflow", "POST /api/executeWorkflowBackground"}
-"""Where 400 is right for what a JSON Schema can't tell: a graph that is none, a version that isn't there."""
-FOUND = {"workflow_id": "greet", "run_id": "1", "execution_id": "exec_1", "name": "greet", "app": "ci"}
+BEYOND_SCHEMAS = {
+    "POST /api/v1/workflows",
+    "POST /api/v1/workflows/{name}/rollback",
+    "POST /api/v1/workflow/workflows",
+    "POST /api/executeWorkflow",
+    "POST /api/executeWorkflowBackground",
+}
+"""Where 400 or 422 is right for what a JSON Schema can't tell: no definition or graph, a version that isn't there, 1.0."""
+FOUND = {"workflow_id": "greet", "run_id": "1", "execution_id": "exec_1", "name": "greet", "number": "1", "app": "ci"}
 """What the path's parameters may be, so that not everything is a 404."""
 
 
