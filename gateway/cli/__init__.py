@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from gateway.cli import configuring, demo, hooking, looking, managing, sending, serving
+from gateway.cli import configuring, demo, hooking, looking, managing, publishing, sending, serving
 
 app = typer.Typer(
     name="gateway",
@@ -30,6 +30,11 @@ app.command("apply", rich_help_panel=SET_UP)(configuring.apply)
 app.add_typer(managing.apps, name="app", rich_help_panel=SET_UP)
 app.add_typer(hooking.hooks, name="hook", rich_help_panel=SET_UP)
 app.add_typer(managing.tokens, name="token", rich_help_panel=SET_UP)
+looking.workflows.command("upload")(publishing.upload)
+looking.workflows.command("versions")(publishing.list_versions)
+looking.workflows.command("diff")(publishing.diff)
+looking.workflows.command("rollback")(publishing.rollback)
+looking.workflows.command("remove")(publishing.remove)
 app.add_typer(looking.workflows, name="workflow", rich_help_panel=LOOK)
 app.add_typer(looking.runs, name="run", rich_help_panel=LOOK)
 app.add_typer(looking.callbacks, name="callback", rich_help_panel=LOOK)

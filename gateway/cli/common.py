@@ -141,6 +141,13 @@ def local_time(text: str | None) -> str:
     return datetime.fromisoformat(text).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
+def written(text: str) -> str:
+    """Somebody's text as it is: none of it is taken for colours or for commands to the terminal."""
+    from rich.markup import escape
+
+    return escape("".join(letter if letter.isprintable() else " " for letter in text))
+
+
 def took(milliseconds: int | None) -> str:
     if milliseconds is None:
         return "–"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -67,7 +68,7 @@ def check(file: File = None, json: Json = False) -> None:
     try:
         configuration = read_configuration(text)
     except Mistakes as error:
-        _show_mistakes(path, error.mistakes, json)
+        show_mistakes(path, error.mistakes, json)
         raise typer.Exit(1) from None
     warnings = _missing_secrets(configuration)
     if json:
@@ -88,7 +89,7 @@ def apply(file: File = None, json: Json = False) -> None:
         configuration = read_configuration(_read(file)[1])
 
     async def work(shard: Shard) -> Any:
-        return await shard.catalog.apply(configuration)
+        return await shard.catalog.apply(configuration, int(time.time() * 1000))
 
     changes = with_store(work)
     if json:
@@ -110,7 +111,8 @@ def _read(file: Path | None) -> tuple[Path, str]:
         return path, read_file(path)
 
 
-def _show_mistakes(path: Path, mistakes: list[Any], json: bool) -> None:
+def show_mistakes(path: Path, mistakes: list[Any], json: bool) -> None:
+    """Each mistake with its line, column and field, on standard error or as one document."""
     if json:
         rows = [
             {"line": each.line, "column": each.column, "path": each.path, "message": each.message} for each in mistakes

@@ -17,9 +17,10 @@ from gateway.cli.common import (
     table,
     took,
     with_store,
+    written,
 )
 
-workflows = typer.Typer(help="Workflows: list, show.", no_args_is_help=True)
+workflows = typer.Typer(help="Workflows: list, show, upload, compare, roll back.", no_args_is_help=True)
 runs = typer.Typer(help="Runs: list, show, tail.", no_args_is_help=True)
 callbacks = typer.Typer(help="Callbacks: list, show.", no_args_is_help=True)
 
@@ -40,38 +41,49 @@ def list_workflows(json: Json = False) -> None:
 
         print_json([plain(describe_workflow(each)) for each in found])
         return
-    rows = table("id", "name", "version", "steps", "description")
+    rows = table("id", "name", "version", "steps", "from", "description")
     for each in found:
-        rows.add_row(str(each.id), each.name, str(each.version), str(each.steps), each.description)
-    out().print(rows if found else "no workflows yet; write one in gateway.yaml")
+        rows.add_row(
+            str(each.id), each.name, str(each.version), str(each.steps), each.managed_by, written(each.description)
+        )
+    out().print(rows if found else "no workflows yet; write one in gateway.yaml, or `gateway workflow upload`")
 
 
 @workflows.command("show")
-def show_workflow(name: Annotated[str, typer.Argument(help="Id or name.")], json: Json = False) -> None:
+def show_workflow(
+    name: Annotated[str, typer.Argument(help="Id or name.")],
+    version: Annotated[str | None, typer.Option(help="Another version than the current one: number or label.")] = None,
+    json: Json = False,
+) -> None:
     """One workflow with its definition."""
-
-    from gateway.documents import describe_whole_workflow, plain
-
-    async def work(shard: Shard) -> Any:
-        published = (await shard.catalog.read()).workflows
-        found = published.get(name) or next((each for each in published.values() if str(each.id) == name), None)
-        if found is None:
-            return None
-        definition, versions = await shard.catalog.document(found.digest), await shard.catalog.versions(found.name)
-        return describe_whole_workflow(found, definition, versions)
-
-    found = with_store(work)
-    if found is None:
-        fail(f"there is no workflow {name!r}; `gateway workflow list` shows those there are")
+    found = with_store(lambda shard: _read_workflow(shard, name, version))
     if json:
+        from gateway.documents import plain
+
         print_json(plain(found))
         return
     import yaml
 
     screen = out()
-    source = f"version {found.version}, digest {found.digest}, from {found.managed_by}"
-    screen.print(f"[bold]{found.name}[/bold]  id {found.workflow_id}, {source}\n")
+    if version is None:
+        source = f"version {found.version}, digest {found.digest}, from {found.managed_by}"
+        screen.print(f"[bold]{found.name}[/bold]  id {found.workflow_id}, {source}\n")
+    else:
+        screen.print(f"[bold]{written(name)}[/bold]  version {found.number}, digest {found.digest}\n")
     screen.print(yaml.safe_dump(found.definition, sort_keys=False), markup=False)
+
+
+async def _read_workflow(shard: Shard, name: str, version: str | None) -> Any:
+    """The document of a workflow, or of one of its versions."""
+    from gateway.documents import describe_whole_version, describe_whole_workflow
+    from gateway.publishing import Publishing
+
+    publishing = Publishing(shard.catalog)
+    found = await publishing.find(name)
+    if version is not None:
+        return describe_whole_version(*await publishing.version(found, version))
+    definition = await shard.catalog.document(found.digest)
+    return describe_whole_workflow(found, definition, await publishing.versions(found))
 
 
 @runs.command("list")

@@ -260,6 +260,58 @@ def test_workflows_are_listed_and_shown(calm: Machine) -> None:
     assert [step["id"] for step in shown["definition"]["steps"]] == ["a", "b", "c"]
 
 
+def test_workflows_are_uploaded_compared_and_rolled_back(calm: Machine, tmp_path: Path) -> None:
+    """`workflow upload` publishes a file live, `versions`, `diff` and `rollback` go through what was published."""
+    file = tmp_path / "shout.yaml"
+    file.write_text("name: shout\nsteps:\n  - {id: s, python: 'os:getpid'}\noutput: one\n")
+    first = calm.json("workflow", "upload", str(file), "--label", "v1.0")
+    again = calm.json("workflow", "upload", str(file))
+    file.write_text('{"name": "shout", "steps": [], "output": "two"}')
+    second = calm.json("workflow", "upload", str(file))
+    difference = calm.json("workflow", "diff", "shout")
+    shown = calm.run("workflow", "diff", "shout", "v1.0", "2")
+    back = calm.json("workflow", "rollback", "shout", "v1.0")
+    versions = calm.json("workflow", "versions", "shout")
+    old = calm.json("workflow", "show", "shout", "--version", "2")
+
+    assert (first["version"], first["label"], again) == (1, "v1.0", first)
+    assert (old["number"], old["definition"]["output"]) == (2, "two")
+    assert (second["version"], back["version"], back["digest"]) == (2, 3, first["digest"])
+    assert [(each["number"], each["label"]) for each in versions] == [(1, "v1.0"), (2, None), (3, None)]
+    assert {each["path"] for each in difference["changes"]} == {"steps[s]", "output"}
+    assert "\n-output: one\n+steps: []\n+output: two\n" in difference["diff"]
+    assert "\n-output: one\n+steps: []\n+output: two\n" in shown.stdout
+    for argv in (["upload", str(file)], ["versions", "shout"], ["diff", "shout", "1", "3"], ["rollback", "shout", "1"]):
+        assert calm.run("workflow", *argv).returncode == 0
+    assert calm.json("workflow", "remove", "shout")["name"] == "shout"
+    assert calm.run("workflow", "remove", "shout").returncode == 1
+    assert calm.run("workflow", "versions", "shout").returncode == 1
+
+
+def test_upload_names_line_column_and_field(idle: Machine, tmp_path: Path) -> None:
+    """A file with mistakes is told as `gateway check` tells it, and none of its workflows is published."""
+    file = tmp_path / "wrong.yaml"
+    file.write_text("workflows:\n  - name: good\n  - name: bad\n    steps:\n      - {id: s, transfrom: 1}\n")
+    done, told = idle.run("workflow", "upload", str(file)), idle.run("workflow", "upload", str(file), "--json")
+    absent = idle.run("workflow", "upload", str(tmp_path / "absent.yaml"))
+
+    assert (done.returncode, told.returncode, absent.returncode) == (1, 1, 1)
+    assert f"{file}:5:17: workflows[1].steps[0].transfrom: " in done.stderr
+    assert [each["line"] for each in json.loads(told.stdout)["mistakes"]] == [5]
+    assert "absent.yaml" in absent.stderr
+    assert not {"good", "bad"} & {each["name"] for each in idle.json("workflow", "list")}
+
+
+def test_what_the_file_manages_is_not_changed_by_command(calm: Machine, tmp_path: Path) -> None:
+    """Upload, rollback and removal of a workflow of gateway.yaml exit with 1 and say why; several are all or none."""
+    file = tmp_path / "several.json"
+    file.write_text('{"workflows": [{"name": "mine", "steps": []}, {"name": "greet", "steps": []}]}')
+    for argv in (["upload", str(file)], ["rollback", "greet", "1"], ["remove", "greet"]):
+        done = calm.run("workflow", *argv)
+        assert (done.returncode, "managed by gateway.yaml" in done.stderr) == (1, True), argv
+    assert "mine" not in {each["name"] for each in calm.json("workflow", "list")}
+
+
 def test_commands_work_while_nothing_runs(idle: Machine) -> None:
     """Without a gateway running, the commands open the data folder themselves, and leave it closed."""
     assert idle.json("apply")["added"]
