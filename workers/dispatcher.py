@@ -43,12 +43,16 @@ class Ending(StrEnum):
 
 
 class Hold:
-    """A record in our hands. `settling` is set once its last write is under way: its lease may then end."""
+    """A record in our hands. `settling` is set once its last write is under way: its lease may then end.
 
-    __slots__ = ("claimed", "settling", "task")
+    `poked` is set when something happened to the record from outside.
+    """
+
+    __slots__ = ("claimed", "poked", "settling", "task")
 
     def __init__(self, claimed: Claimed) -> None:
         self.claimed = claimed
+        self.poked = asyncio.Event()
         self.settling = False
         self.task: asyncio.Task[None] | None = None
 
@@ -98,6 +102,7 @@ class Dispatcher(Worker):
         self._clock = clock
         self._wake_key = keys.wake(records.kind)
         self._stop_channel = keys.named("stop")
+        self._poke_channel = keys.named("poke")
         self._lease = lease
         self.token = f"{socket.gethostname()}:{os.getpid()}:{os.urandom(4).hex()}"
         self._holds: dict[str, Hold] = {}
@@ -140,7 +145,7 @@ class Dispatcher(Worker):
             self._deaf = False
             log.info("the store answers again", kind=self._records.kind)
         for claimed in claims.items:
-            self._begin(claimed)
+            self.begin(claimed)
         if not self._stopping:
             await self._take_nap(claims.due, claims.next_due)
 
@@ -151,13 +156,21 @@ class Dispatcher(Worker):
         if not self._nap.cancelled():
             self._nap.result()
 
-    def _begin(self, claimed: Claimed) -> None:
+    def begin(self, claimed: Claimed) -> None:
+        """Work on what was claimed."""
         hold = Hold(claimed)
         before = self._holds.get(claimed.id)
         if before is not None and before.task is not None:
             before.task.cancel()  # its lease ran out, and the newer one is ours as well
         self._holds[claimed.id] = hold
         hold.task = self.loop.create_task(self._work(hold))
+        # Not in the work itself: what is cancelled before its first line runs none of its lines.
+        hold.task.add_done_callback(lambda _: self._forget(hold))
+
+    def _forget(self, hold: Hold) -> None:
+        if self._holds.get(hold.claimed.id) is hold:
+            del self._holds[hold.claimed.id]
+        self._freed.set()
 
     async def _work(self, hold: Hold) -> None:
         try:
@@ -175,10 +188,6 @@ class Dispatcher(Worker):
             log.exception(
                 "work broke off; its lease runs out and it is tried again", kind=self._records.kind, id=hold.claimed.id
             )
-        finally:
-            if self._holds.get(hold.claimed.id) is hold:
-                del self._holds[hold.claimed.id]
-            self._freed.set()
 
     async def _rest(self, due: int, next_due: int | None) -> None:
         """Wait until a look at the queue is worth while: a slot is free and something is due, or a second is over."""
@@ -209,27 +218,45 @@ class Dispatcher(Worker):
     async def _keep_beating(self) -> None:
         while True:
             await asyncio.sleep(self._lease / 3)
-            ids = [record_id for record_id, hold in self._holds.items() if not hold.settling]
+            asked = {record_id: hold for record_id, hold in self._holds.items() if not hold.settling}
+            if not asked:
+                continue
             with contextlib.suppress(*MISTAKES):
-                lost = await self._records.beat(self.token, int(self._lease * 1000), ids) if ids else []
-                for record_id in lost:
-                    self._let_go(record_id)
+                for record_id in await self._records.beat(self.token, int(self._lease * 1000), list(asked)):
+                    # Claimed again meanwhile, it is another hold, whose lease is whole.
+                    if self._holds.get(record_id) is asked[record_id]:
+                        self._let_go(record_id)
 
     async def _heed_stops(self) -> None:
-        """Let go at once of what a person cancelled; the heartbeat would notice it later."""
+        """Let go at once of what a person cancelled, and look at what was poked; the heartbeat would notice it later."""
         while True:
             try:
                 async with self._redis.pubsub() as words:
-                    await words.subscribe(self._stop_channel)
+                    await words.subscribe(self._stop_channel, self._poke_channel)
                     while True:
-                        self._heed(await words.get_message(ignore_subscribe_messages=True, timeout=IDLE))
+                        self._hear(await words.get_message(ignore_subscribe_messages=True, timeout=IDLE))
             except MISTAKES:
                 await asyncio.sleep(PAUSE)
 
-    def _heed(self, message: dict[str, bytes] | None) -> None:
-        kind, _, record_id = ("", "", "") if message is None else message["data"].decode().partition(" ")
-        if kind == self._records.kind:
+    @property
+    def held(self) -> list[str]:
+        """What is worked on now."""
+        return list(self._holds)
+
+    def heed(self, word: str, record_id: str) -> None:
+        """Let go of a record (`stop`), or have whoever works on it look at it (`poke`)."""
+        hold = self._holds.get(record_id)
+        if word == "stop":
             self._let_go(record_id)
+        elif hold is not None:
+            hold.poked.set()
+
+    def _hear(self, message: dict[str, bytes] | None) -> None:
+        if message is None:
+            return
+        kind, _, record_id = message["data"].decode().partition(" ")
+        if kind == self._records.kind:
+            self.heed("stop" if message["channel"].decode() == self._stop_channel else "poke", record_id)
 
     def _let_go(self, record_id: str) -> None:
         hold = self._holds.get(record_id)

@@ -107,6 +107,23 @@ def test_several_workers_share_the_work(store: str) -> None:
     tell(story())
 
 
+def test_what_is_let_go_before_it_began_is_forgotten(store: str) -> None:
+    """A person's stop that arrives between the claim and the work's first line frees the slot and the lease."""
+
+    async def story() -> None:
+        async with connected(store) as redis:
+            work = Work(redis)
+            await fill(redis, 1)
+            dispatcher = Dispatcher(redis, KEYS, work.records, work.perform, StoreClock(), slots=1, lease=5)
+            (claimed,) = (await work.records.claim(dispatcher.token, 5000, 1)).items
+            dispatcher.begin(claimed)
+            dispatcher.heed("stop", claimed.id)
+            await until(lambda: not dispatcher.held)
+            assert work.begun == []
+
+    tell(story())
+
+
 def test_an_idle_worker_is_woken_and_does_not_poll(store: str) -> None:
     """Ten runs that come one after the other are each begun long before the next look would be due."""
 
