@@ -104,7 +104,7 @@ class House:
         self._waiters = Waiters(self._redis, keys)
         self._refusals = Refusals(self._redis, keys)
         metrics = Metrics()
-        acceptor = _acceptor(settings, self._accepting, keys)
+        acceptor = new_acceptor(settings, self._accepting, keys)
         service = Service(self._registry, acceptor, Adapters(self._client), costs=costs)
         limits = Limits(settings.max_body, settings.body_timeout)
         self.receiver = Receiver(service, orqo, metrics, limits, self._refusals)
@@ -161,12 +161,13 @@ def create_app(settings: Settings | None = None) -> Gateway:
     return app
 
 
-def _acceptor(settings: Settings, redis: Redis, keys: Keys) -> Acceptor:
+def new_acceptor(settings: Settings, redis: Redis, keys: Keys, max_queue: int | None = None) -> Acceptor:
+    """What stores events by these settings."""
     return Acceptor(
         redis,
         keys,
         timeout=settings.accept_timeout,
-        max_queue=settings.max_queue,
+        max_queue=settings.max_queue if max_queue is None else max_queue,
         window_ms=int(settings.dedupe_days * DAY_MS),
         durability=settings.durability,
     )

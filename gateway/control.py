@@ -19,12 +19,14 @@ from gateway.errors import Conflict, GatewayError, NotFound
 from gateway.events import Acceptable, Decision, Head, caller_key, hash_body, new_event_id
 from gateway.hooks import Hook, open_hook
 from gateway.outbox import callbacks_for
+from gateway.plans import relatives
 from gateway.publishing import Publishing
 from gateway.runs import MOVES, TERMINAL, Problem, Run, RunRequest, State
 from gateway.service import NO_COSTS, Storage, insist_on_stored
+from gateway.steering import Steering, repeat, repetition
 from gateway.store.catalog import Catalog
 from gateway.store.connection import MISTAKES
-from gateway.store.reading import Page, Reader, RunFilter
+from gateway.store.reading import Page, Reader, RunFilter, StoredEvent
 from gateway.store.records import Records, Write, final_fields
 from gateway.tokens import Token, new_token
 from gateway.triggers import check_input
@@ -99,6 +101,7 @@ class Control:
         self._storage = storage
         self._records = records
         self.reader = reader
+        self.steering = Steering(reader, records)
         self.catalog = catalog
         self.publishing = Publishing(catalog, trusted=trusted, told=directory.load, clock=clock)
         self._waiting = waiting
@@ -152,6 +155,31 @@ class Control:
         stored = await self._storage.store(event)
         insist_on_stored(stored)
         return Started(stored.run_ids[0], stored.event_id, published.id, stored.outcome == "known")
+
+    async def rerun(self, run: Run, from_step: str | None, token: Token | None, key: str | None = None) -> Started:
+        """Store a run that repeats another, as the same version with the same input: wholly, or from one step on.
+
+        What ended well and comes not after that step is taken over. Raises NotFound, Conflict or Unavailable.
+        """
+        workflow = await self.definition_of(run)
+        event = repetition(run, repeat(run, workflow, from_step), await self._origin(run), self._new_event_id())
+        owner = f"token {token.id if token else None}"
+        stored = await self._storage.store(
+            msgspec.structs.replace(
+                event,
+                keys=[caller_key(owner, key)] if key else [],
+                body_hash=hash_body(b"rerun %d %s" % (run.id, (from_step or "").encode())),
+                payment=self._payment(token, workflow),
+            )
+        )
+        insist_on_stored(stored)
+        return Started(stored.run_ids[0], stored.event_id, run.request.workflow_id, stored.outcome == "known")
+
+    async def _origin(self, run: Run) -> StoredEvent | None:
+        try:
+            return None if run.request.event_id is None else await self.reader.event(run.request.event_id)
+        except NotFound:
+            return None  # its time was over before that of its run
 
     async def run(self, run_id: int) -> Run:
         """One run. Raises NotFound."""
@@ -207,10 +235,11 @@ class Control:
         write = Write(
             id=str(run_id),
             fence=None,
-            fields=final_fields(ended, callbacks),
+            fields=final_fields(ended),
             move=MOVES["cancel"],
             counts=(f"runs:{run.request.workflow}:{State.CANCELLED}",),
             callbacks=callbacks,
+            pokes=relatives(run),
         )
         answer = await self._records.write(write)
         if answer != "ok" or run.state == State.CANCELLED:
@@ -262,7 +291,7 @@ class Control:
     def _event(
         self, order: Order, published: Published, workflow: Workflow, token: Token | None, body: bytes, key: str | None
     ) -> Acceptable:
-        event_id = new_event_id(self._clock(), self._noise(8))
+        event_id = self._new_event_id()
         owner = f"token {token.id}" if token else f"hook {order.hook}"
         request = RunRequest(
             workflow_id=published.id,
@@ -290,6 +319,9 @@ class Control:
             requests=[request],
             payment=self._payment(token, workflow),
         )
+
+    def _new_event_id(self) -> str:
+        return new_event_id(self._clock(), self._noise(8))
 
     def _payment(self, token: Token | None, workflow: Workflow) -> Payment | None:
         if token is None or token.credits is None:

@@ -11,7 +11,9 @@ from gateway.runs import Run, describe
 
 
 def callbacks_for(run: Run, apps: Mapping[str, LiveApp]) -> tuple[Outgoing, ...]:
-    """One message to the app's endpoint, if it has one and wants to hear of this ending."""
+    """One message to the app's endpoint, if it has one and wants to hear of this ending. A step's run is told of nowhere."""
+    if run.request.parent is not None:
+        return ()
     app = apps.get(str(run.request.app_id))
     if app is None or app.app.callback is None or "send" not in app.app.capabilities:
         return ()

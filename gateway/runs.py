@@ -65,6 +65,7 @@ MOVES: dict[str, Move] = {
     "complete": Move((State.RUNNING,), State.COMPLETED),
     "fail": Move((State.RUNNING,), State.FAILED),
     "cancel": Move((State.PENDING, State.WAITING, State.RUNNING), State.CANCELLED),
+    "retry": Move((State.FAILED, State.CANCELLED), State.PENDING),
 }
 
 CALLBACK_MOVES: dict[str, Move] = {
@@ -78,23 +79,6 @@ OPEN: tuple[State, ...] = (State.PENDING, State.RUNNING, State.WAITING)
 TERMINAL: frozenset[str] = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED})
 NO_KINDS: Mapping[str, str] = MappingProxyType({})
 SETTLED: frozenset[str] = frozenset({StepState.COMPLETED, StepState.FAILED, StepState.CANCELLED, StepState.SKIPPED})
-
-
-class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What starts a run: which version of which workflow, with what, and on whose behalf. Never changes."""
-
-    workflow_id: int
-    workflow: str
-    digest: str
-    session_id: str
-    app_id: int | None = None
-    token_id: str | None = None
-    event_id: str | None = None
-    conversation_id: str | None = None
-    trigger: str | None = None
-    task: str | None = None
-    input: Any = None
-    metadata: dict[str, Any] | None = None
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -116,6 +100,56 @@ class StepRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     due_at: int | None = None
     output: Any = None
     error: Problem | None = None
+    waits_for: str | None = None
+    """What a waiting step waits for: `time`, `signal NAME`, `approval`, `run ID`."""
+    items: int | None = None
+    """How many items a `foreach` step has; each has a record of its own, `ID[0]`, `ID[1]`, .."""
+    child: int | None = None
+    """The run that a `workflow` step started."""
+    answered: int | None = None
+    """The number of the signal that ended its waiting."""
+    unknown: int = 0
+    """How often its worker was lost between its beginning and its record."""
+
+
+class Parent(msgspec.Struct, frozen=True):
+    """The step of another run that started a run and waits for it."""
+
+    run_id: int
+    step: str
+
+
+class Signal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A word from outside to one run. `seq` counts a run's signals from 1, `at` is milliseconds of the store's clock."""
+
+    name: str
+    body: Any = None
+    by: str | None = None
+    seq: int = 0
+    at: int = 0
+
+
+class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What starts a run: which version of which workflow, with what, and on whose behalf. Never changes."""
+
+    workflow_id: int
+    workflow: str
+    digest: str
+    session_id: str
+    app_id: int | None = None
+    token_id: str | None = None
+    event_id: str | None = None
+    conversation_id: str | None = None
+    trigger: str | None = None
+    task: str | None = None
+    input: Any = None
+    metadata: dict[str, Any] | None = None
+    parent: Parent | None = None
+    depth: int = 0
+    """How many runs led to this one, each started by the one before."""
+    rerun_of: int | None = None
+    inherited: dict[str, StepRecord] = {}
+    """Steps that a rerun takes over from the run it repeats."""
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,6 +170,11 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     """What its steps' attempts have cost so far."""
     lost: int = 0
     """How many workers in a row were lost while they held this run, with nothing recorded between."""
+    signals: tuple[Signal, ...] = ()
+    pokes: int = 0
+    """How often something happened to it from outside that whoever works on it must look at."""
+    cancel_wish: str | None = None
+    """Why whoever works on it must end it as cancelled."""
 
 
 class StepDocument(msgspec.Struct, frozen=True, kw_only=True):
@@ -149,6 +188,9 @@ class StepDocument(msgspec.Struct, frozen=True, kw_only=True):
     completed_at: str | None = None
     due_at: str | None = None
     duration_ms: int | None = None
+    waits_for: str | None = None
+    child_run_id: int | None = None
+    unknown: int = 0
     output: Any = None
     error: Problem | None = None
 
@@ -166,6 +208,8 @@ class RunDocument(msgspec.Struct, frozen=True, kw_only=True):
     app_id: int | None
     event_id: str | None
     trigger: str | None
+    parent_run_id: int | None = None
+    rerun_of: int | None = None
     attempt: int
     task: str | None
     input: Any
@@ -205,6 +249,8 @@ def fields_of(run: Run, kinds: Mapping[str, str] = NO_KINDS) -> dict[str, Any]:
         "app_id": request.app_id,
         "event_id": request.event_id,
         "trigger": request.trigger,
+        "parent_run_id": None if request.parent is None else request.parent.run_id,
+        "rerun_of": request.rerun_of,
         "attempt": run.attempt,
         "task": request.task,
         "input": request.input,
@@ -222,7 +268,7 @@ def fields_of(run: Run, kinds: Mapping[str, str] = NO_KINDS) -> dict[str, Any]:
 
 def describe_steps(run: Run, kinds: Mapping[str, str] = NO_KINDS) -> list[StepDocument]:
     """What is recorded of each step; and those that have not begun, where the kinds of all are given."""
-    begun = [_describe_step(name, record, run, kinds.get(name)) for name, record in run.steps.items()]
+    begun = [_describe_step(name, record, run, kinds.get(step_of(name))) for name, record in run.steps.items()]
     waiting = [
         StepDocument(kind=kind, id=name, status=StepState.PENDING)
         for name, kind in kinds.items()
@@ -236,12 +282,18 @@ def step_state(run: Run, record: StepRecord) -> StepState:
     return record.state if record.state in SETTLED or run.state not in TERMINAL else StepState.CANCELLED
 
 
+def step_of(unit: str) -> str:
+    """The id of the step that a record is about: of its items `ID[3]`, and of a probe `ID@OTHER#1` as well."""
+    return unit.partition("@")[0].partition("[")[0]
+
+
 def elapsed(start: int | None, end: int | None) -> int | None:
     """The milliseconds from one time to another; None while there is no end."""
     return None if start is None or end is None else end - start
 
 
 def _describe_step(name: str, record: StepRecord, run: Run, kind: str | None) -> StepDocument:
+    waiting = record.state in (StepState.WAITING, StepState.UNKNOWN) and run.state not in TERMINAL
     return StepDocument(
         kind=kind,
         id=name,
@@ -251,6 +303,9 @@ def _describe_step(name: str, record: StepRecord, run: Run, kind: str | None) ->
         completed_at=iso(record.ended_at),
         due_at=iso(record.due_at),
         duration_ms=elapsed(record.started_at, record.ended_at),
+        waits_for=record.waits_for if waiting else None,
+        child_run_id=record.child,
+        unknown=record.unknown,
         output=record.output,
         error=record.error,
     )

@@ -14,8 +14,6 @@ from gateway.runs import SETTLED, TERMINAL, Run, State, StepRecord, StepState, i
 
 MADE, BEGAN, STEP_BEGAN, STEP_MOVED, PARKED, ENDED = range(6)
 """What comes first of two things that happened in the same millisecond."""
-SHOWN_AFTER_MS = 200
-"""Workers record that a step is running only after a while; most steps have ended before."""
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,9 +68,9 @@ def _of_step(run: Run, name: str, record: StepRecord, began: int) -> list[Entry]
     )
     entries = []
     if record.started_at is not None and state != StepState.SKIPPED:
-        shown = max(record.started_at, began) + SHOWN_AFTER_MS
-        order = min(shown, ended_at) if moved else shown
-        entries.append(_step_entry(run, name, record, StepState.RUNNING, record.started_at, order))
+        entries.append(
+            _step_entry(run, name, record, StepState.RUNNING, record.started_at, max(record.started_at, began))
+        )
     if moved:
         entries.append(_step_entry(run, name, record, state, ended_at, ended_at))
     return entries

@@ -1,24 +1,25 @@
-"""Workflows: what a definition says, and what comes next in a run of it. Silent: values in, values out."""
+"""Workflows: what a definition says, checked and compiled. Silent: values in, values out."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import jsonschema_rs
 import msgspec
 
 from gateway.cel.scopes import Scope
 from gateway.errors import ConfigError, Forbidden
-from gateway.expressions import Expression, Failure, compile_expression
+from gateway.expressions import Expression, compile_expression
 from gateway.retries import RetryPolicy, read_duration
-from gateway.runs import LARGEST_ID, SETTLED, Problem, StepRecord, StepState
+from gateway.runs import LARGEST_ID
 from gateway.templates import Template, compile_template
+from gateway.waits import Approval, Wait, check_duration, check_wait
 
 STEP_ID = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
 # Not all digits, for a caller names a workflow by id or by name.
@@ -43,6 +44,21 @@ class HttpCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     expect: list[int] | None = None
 
 
+class Child(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Start another workflow, by id or name, and wait for its end unless `wait` is false."""
+
+    name: str | int
+    input: Any = None
+    wait: bool = True
+    on_failure: Literal["fail", "continue"] = "fail"
+
+
+class Verify(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Find out by another step, which runs for nothing else, whether the unknown one has happened."""
+
+    verify: str
+
+
 class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One node of a workflow. Exactly one of the kinds is given."""
 
@@ -50,21 +66,35 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     name: str | None = None
     needs: list[str] = []
     when: str | None = None
+    foreach: Any = None
+    parallel: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 10
+    on_item_failure: Literal["fail", "continue"] = "fail"
+    on_unknown: Literal["retry", "ask", "fail"] | Verify | msgspec.UnsetType = UNSET
     with_: Any = msgspec.field(name="with", default=UNSET)
     retry: RetryPolicy = RetryPolicy()
     timeout: Seconds = Seconds(DEFAULT_TIMEOUT)
     http: HttpCall | msgspec.UnsetType = UNSET
     python: str | msgspec.UnsetType = UNSET
     transform: Any = UNSET
+    wait: Wait | msgspec.UnsetType = UNSET
+    approval: Approval | msgspec.UnsetType = UNSET
+    workflow: Child | msgspec.UnsetType = UNSET
 
     @property
     def kind(self) -> str:
         return next(kind for kind in KINDS if getattr(self, kind) is not UNSET)
 
 
-KINDS = ("http", "python", "transform")
+KINDS = ("http", "python", "transform", "wait", "approval", "workflow")
 CODE_KINDS = frozenset({"python"})
 """The kinds that run code of this machine: whoever defines one can do whatever a worker can."""
+EFFECTS = frozenset({"http", "python", "shell", "model", "workflow"})
+"""Kinds that act on the world: they are recorded as begun before they begin."""
+PAUSES = frozenset({"wait", "approval"})
+"""Kinds that no worker does: a time, a signal or a person ends them."""
+UNKNOWN = {"shell": "ask"}
+"""What a kind does about an unknown step when its definition doesn't say; `retry` where it is not named."""
+MOST_ITEMS = 5000
 ARGUMENTS = {"python": "with"}
 """The field that holds a kind's expressions, where it is not the kind's own."""
 
@@ -156,6 +186,7 @@ def check_steps(definition: Definition) -> None:
         ids.add(step.id)
     for index, step in enumerate(definition.steps):
         _check_needs(step, ids, f"steps[{index}].needs")
+        _check_probe(step, definition, f"steps[{index}].on_unknown")
     upstream(definition)
 
 
@@ -171,6 +202,14 @@ def _check_step(step: Step, ids: set[str], path: str) -> None:
         found = " and ".join(given) or "none"
         message = f"step {step.id!r} needs exactly one of {', '.join(KINDS)}; it has {found}"
         raise ConfigError(message, path=path)
+    _check_kind(step, path)
+
+
+def _check_kind(step: Step, path: str) -> None:
+    if isinstance(step.wait, Wait):
+        check_wait(step.wait, f"{path}.wait")
+    if isinstance(step.approval, Approval):
+        check_duration(step.approval.timeout, f"{path}.approval.timeout")
     if step.python is not UNSET and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", str(step.python)):
         message = f"python takes `module:function`, not {step.python!r}"
         raise ConfigError(message, path=f"{path}.python")
@@ -183,6 +222,25 @@ def _check_needs(step: Step, ids: set[str], path: str) -> None:
                 f"step {step.id!r} needs {need!r}, which is no step of this workflow (steps: {', '.join(sorted(ids))})"
             )
             raise ConfigError(message, path=f"{path}[{index}]")
+
+
+def _check_probe(step: Step, definition: Definition, path: str) -> None:
+    probe_id = probe_of(step)
+    if probe_id is None:
+        return
+    probe = next((each for each in definition.steps if each.id == probe_id), None)
+    if probe is None or probe is step:
+        message = f"step {step.id!r} is verified by {probe_id!r}, which is no other step of this workflow"
+        raise ConfigError(message, path=f"{path}.verify")
+    needed = any(probe_id in each.needs for each in definition.steps)
+    if needed or probe.needs or probe.foreach is not None or probe.when or probe.kind in PAUSES or probe_of(probe):
+        message = f"{probe_id!r} verifies {step.id!r}: nothing can need it, and it has no needs, when, foreach or wait"
+        raise ConfigError(message, path=f"{path}.verify")
+
+
+def probe_of(step: Step) -> str | None:
+    """The id of the step that finds out whether this one has happened, if it names one."""
+    return step.on_unknown.verify if isinstance(step.on_unknown, Verify) else None
 
 
 def upstream(definition: Definition) -> dict[str, frozenset[str]]:
@@ -204,22 +262,32 @@ def upstream(definition: Definition) -> dict[str, frozenset[str]]:
 class CompiledStep:
     """A step with its expressions compiled."""
 
-    def __init__(self, step: Step, path: str, before: frozenset[str]) -> None:
+    def __init__(self, step: Step, path: str, before: frozenset[str], *, loops: bool) -> None:
         self.step = step
         self.id = step.id
         self.kind = step.kind
         self.retry = step.retry
+        self.has_effects = self.kind in EFFECTS
+        self.probe = probe_of(step)
+        self.on_unknown = UNKNOWN.get(self.kind, "retry") if step.on_unknown is UNSET else step.on_unknown
         self.when = _compile_when(step, path, before)
-        self.argument = _compile_value(_argument(step), f"{path}.{ARGUMENTS.get(self.kind, self.kind)}", before)
+        self.foreach = None if step.foreach is None else _compile_value(step.foreach, f"{path}.foreach", before)
+        where = f"{path}.{ARGUMENTS.get(self.kind, self.kind)}"
+        self.argument = _compile_value(_argument(step), where, before, Scope.FOREACH if loops else Scope.STEP)
 
 
 def _argument(step: Step) -> Any:
     """All of a step that may hold expressions, as plain data."""
-    if step.http is not UNSET:
-        return {name: value for name, value in msgspec.structs.asdict(step.http).items() if value is not UNSET}
     if step.transform is not UNSET:
         return step.transform
+    settings = getattr(step, step.kind)
+    if isinstance(settings, msgspec.Struct):
+        return {name.rstrip("_"): value for name, value in _fields(settings) if value is not UNSET}
     return None if step.with_ is UNSET else step.with_
+
+
+def _fields(settings: msgspec.Struct) -> Iterable[tuple[str, Any]]:
+    return msgspec.structs.asdict(settings).items()
 
 
 def _compile_when(step: Step, path: str, before: frozenset[str]) -> Expression | None:
@@ -230,8 +298,8 @@ def _compile_when(step: Step, path: str, before: frozenset[str]) -> Expression |
     return expression
 
 
-def _compile_value(value: Any, path: str, before: frozenset[str]) -> Template:
-    template = compile_template(value, Scope.STEP, path)
+def _compile_value(value: Any, path: str, before: frozenset[str], scope: Scope = Scope.STEP) -> Template:
+    template = compile_template(value, scope, path)
     for expression in template.expressions:
         _check_references(expression, before, path)
     return template
@@ -248,20 +316,29 @@ class Workflow:
 
     def __init__(self, definition: Definition, digest: str) -> None:
         before = upstream(definition)
-        everything = frozenset(before)
         self.definition = definition
         self.digest = digest
+        self.probes = frozenset(probe for step in definition.steps if (probe := probe_of(step)))
+        """Steps that run only to find out whether another has happened."""
         self.steps = {
-            step.id: CompiledStep(step, f"steps[{index}]", before[step.id])
-            for index, step in enumerate(definition.steps)
+            step.id: self._compile(step, f"steps[{index}]", before) for index, step in enumerate(definition.steps)
         }
+        everything = frozenset(before) - self.probes
         self.output = None if definition.output is UNSET else _compile_value(definition.output, "output", everything)
         self.validator = InputSchema(definition.input)
         self.names = self._names()
 
+    def _compile(self, step: Step, path: str, before: dict[str, frozenset[str]]) -> CompiledStep:
+        asking = [each for each in self.definition.steps if probe_of(each) == step.id]
+        # A probe sees what all those see that it is asked about.
+        seen = frozenset.intersection(*(before[each.id] for each in asking)) if asking else before[step.id]
+        loops = step.foreach is not None or any(each.foreach is not None for each in asking)
+        return CompiledStep(step, path, seen, loops=loops)
+
     def _names(self) -> frozenset[str]:
         """The names that any of its expressions reads."""
         templates = [step.argument for step in self.steps.values()] + ([self.output] if self.output else [])
+        templates += [step.foreach for step in self.steps.values() if step.foreach is not None]
         found = [expression.names for template in templates for expression in template.expressions]
         found += [step.when.names for step in self.steps.values() if step.when is not None]
         return frozenset().union(*found)
@@ -275,7 +352,7 @@ class Workflow:
     def last_steps(self) -> list[str]:
         """The steps that no other step needs: without `output`, theirs is the run's output."""
         needed = {need for step in self.definition.steps for need in step.needs}
-        return [step.id for step in self.definition.steps if step.id not in needed]
+        return [step.id for step in self.definition.steps if step.id not in needed | self.probes]
 
 
 class InputSchema:
@@ -324,87 +401,3 @@ def digest_of(document: object) -> str:
 def prepare(document: object) -> Workflow:
     """Read, check and compile a definition. Raises ConfigError with `details["path"]`."""
     return Workflow(read_definition(document), digest_of(document))
-
-
-class Plan(msgspec.Struct, frozen=True):
-    """What comes next in a run: steps to begin now, steps to skip, when a waiting one is due next, or the end."""
-
-    start: tuple[str, ...] = ()
-    skip: tuple[str, ...] = ()
-    due_at: int | None = None
-    ended: bool = False
-    problem: Problem | None = None
-
-
-def plan(workflow: Workflow, records: Mapping[str, StepRecord], values: Mapping[str, Any], now: int) -> Plan:
-    """Decide what comes next from what is recorded. `now` and `due_at` are milliseconds of the store's clock.
-
-    A failed step lets those that run come to their end and begins no other. A step is skipped when its `when` is
-    false, or when a step it needs was skipped and it has no `when` of its own.
-    """
-    problem = _first_problem(workflow, records)
-    running = any(record.state == StepState.RUNNING for record in records.values())
-    if problem is not None:
-        return Plan(ended=not running, problem=problem)
-    start: list[str] = []
-    skip: list[str] = []
-    due: list[int] = []
-    for step in workflow.steps.values():
-        record = records.get(step.id)
-        if record is not None and record.state == StepState.WAITING:
-            due_at = record.due_at or now
-            if due_at > now:
-                due.append(due_at)
-            else:
-                start.append(step.id)
-        elif record is None and _needs_met(step, records):
-            verdict = _wanted(step, records, values)
-            if isinstance(verdict, Problem):
-                return Plan(ended=not running, problem=verdict)
-            (start if verdict else skip).append(step.id)
-    ended = not (start or skip or due or running)
-    return Plan(start=tuple(start), skip=tuple(skip), due_at=min(due, default=None), ended=ended)
-
-
-def _first_problem(workflow: Workflow, records: Mapping[str, StepRecord]) -> Problem | None:
-    for step_id in workflow.steps:
-        record = records.get(step_id)
-        if record is not None and record.state == StepState.FAILED:
-            return record.error or Problem(type="Failed", message="the step failed", step=step_id)
-    return None
-
-
-def _needs_met(step: CompiledStep, records: Mapping[str, StepRecord]) -> bool:
-    return all(need in records and records[need].state in SETTLED for need in step.step.needs)
-
-
-def _wanted(step: CompiledStep, records: Mapping[str, StepRecord], values: Mapping[str, Any]) -> bool | Problem:
-    if step.when is None:
-        return not any(records[need].state == StepState.SKIPPED for need in step.step.needs)
-    verdict = step.when.evaluate(values)
-    if isinstance(verdict, bool):
-        return verdict
-    reason = (
-        verdict.message if isinstance(verdict, Failure) else f"it gives {type(verdict).__name__}, not true or false"
-    )
-    return Problem(type="ExpressionError", message=f"when: `{step.when.source}`: {reason}", step=step.id)
-
-
-def outcome(workflow: Workflow, records: Mapping[str, StepRecord], values: Mapping[str, Any]) -> Any | Failure:
-    """A finished run's output: its `output` expression, else the output of its last steps."""
-    if workflow.output is not None:
-        return workflow.output.render(values)
-    last = {step_id: records[step_id].output for step_id in workflow.last_steps if step_id in records}
-    return next(iter(last.values())) if len(last) == 1 else (last or None)
-
-
-def step_values(records: Mapping[str, StepRecord]) -> dict[str, dict[str, Any]]:
-    """The `steps` that expressions see."""
-    return {
-        step_id: {
-            "status": str(record.state),
-            "output": record.output,
-            "error": None if record.error is None else msgspec.to_builtins(record.error),
-        }
-        for step_id, record in records.items()
-    }

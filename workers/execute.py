@@ -1,39 +1,37 @@
-"""A run: load it, ask `workflows` what comes next, do that, record it. Until it ends or has to wait."""
+"""A run: load it, ask `plans` what comes next, do that, record it. Until it ends or has to wait."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 import structlog
 
-from gateway import workflows
-from gateway.callbacks import Outgoing
-from gateway.errors import GatewayError
+from gateway import plans
+from gateway.errors import GatewayError, NotFound
 from gateway.events import body_of, event_values
 from gateway.expressions import Failure
 from gateway.jobs import idempotency_key
-from gateway.nesting import MOST_LEVELS, is_too_deep
 from gateway.outbox import callbacks_for
-from gateway.runs import MOVES, Problem, Run, State, StepRecord, StepState, describe
+from gateway.plans import Facts, Plan, Unit
+from gateway.runs import MOVES, Problem, Run, State, StepRecord, StepState, describe, step_of
 from gateway.store.reading import Reader, StoredEvent
 from gateway.store.records import STEP, Records, Write, final_fields, read_run
 from gateway.store.registry import Registry
 from gateway.web.client import Client
-from gateway.workflows import CompiledStep, Plan, Workflow
+from gateway.workflows import CompiledStep, Workflow
+from workers import attempts
+from workers.children import Family
 from workers.dispatcher import Ending, Hold, StoreClock
-from workers.executors import EXECUTORS
 from workers.executors.base import Context, StepFailed
 
 SHORT_WAIT_MS = 250
 """A wait this short keeps its slot; a longer one is parked."""
-VISIBLE_AFTER = 0.2
-"""Seconds after which a step that still runs is recorded as running, for those who look."""
-LONGEST_MESSAGE = 2000
+FAR_MS = 10 * 365 * 86_400_000
+"""When a run is due that only a word from outside can wake."""
 log = structlog.get_logger()
 
 
@@ -47,6 +45,7 @@ class Runner:
         reader: Reader,
         client: Client,
         clock: StoreClock,
+        family: Family,
         *,
         max_output: int,
         max_lost: int,
@@ -58,6 +57,7 @@ class Runner:
         self.reader = reader
         self.client = client
         self.clock = clock
+        self.family = family
         self.max_output = max_output
         self.max_lost = max_lost
         self.costs = costs
@@ -66,11 +66,6 @@ class Runner:
     async def perform(self, hold: Hold) -> Ending:
         """Carry one claimed run as far as it goes."""
         run = read_run(int(hold.claimed.id), hold.claimed.fields)
-        if run.lost >= self.max_lost:
-            message = (
-                f"{run.lost} workers in a row were lost while they ran this; the last step begun is the likely cause"
-            )
-            return await Execution(self, hold, run, None).finish(Problem(type="WorkerLost", message=message))
         app_id = run.request.app_id
         if app_id is not None and str(app_id) not in self.registry.apps:
             # It may be newer than the copy at hand, and its callback must not be forgotten.
@@ -78,16 +73,20 @@ class Runner:
         try:
             workflow = await self.registry.definition(run.request.digest)
         except GatewayError as error:
-            problem = Problem(
-                type="BadWorkflow", message=f"workflow {run.request.workflow!r} can't be run: {error.message}"
-            )
-            return await Execution(self, hold, run, None).finish(problem)
+            message = f"workflow {run.request.workflow!r} can't be run: {error.message}"
+            return await Execution(self, hold, run, None).fail(Problem(type="BadWorkflow", message=message))
         execution = Execution(self, hold, run, workflow)
         if "event" in workflow.names and run.request.event_id is not None:
-            execution.show_event(await self.reader.event(run.request.event_id))
+            execution.show_event(await self._event(run.request.event_id))
         if "conversation" in workflow.names:
             execution.show_conversation(await self._conversation(run))
         return await execution.go()
+
+    async def _event(self, event_id: str) -> StoredEvent | None:
+        try:
+            return await self.reader.event(event_id)
+        except NotFound:
+            return None  # its time was over before that of its run
 
     async def _conversation(self, run: Run) -> list[Run]:
         name = run.request.conversation_id
@@ -102,35 +101,52 @@ class Execution:
         self._hold = hold
         self._run = run
         self._workflow = workflow
-        # What was only begun when a worker was lost is done again.
-        self._records = {name: record for name, record in run.steps.items() if record.state != StepState.RUNNING}
-        self._running: dict[str, asyncio.Task[StepRecord]] = {}
-        self._trying: set[str] = set()
+        self._poisoned = run.lost >= runner.max_lost
+        self._records = dict(run.steps)
         self._unwritten: dict[str, StepRecord] = {}
+        self._running: dict[str, asyncio.Task[StepRecord]] = {}
+        self._poke: asyncio.Task[bool] | None = None
+        self._ended: set[int] = set()
+        self._lists: dict[str, list[Any]] = {}
         self._counts: list[str] = []
         self._credits = run.credits
+        self._written_at = 0
+        # Only a step's end is progress: what ends its worker begins again and again.
+        self._moved_on = self._poisoned
         self._values = _values_of(run, runner)
-        self._show_steps()
+        self._values["steps"] = plans.step_values(self._records)
 
     async def go(self) -> Ending:
         """Do what is next until the run ends, waits, or is somebody else's."""
         assert self._workflow is not None
+        lost = self._recall(self._workflow)
+        if self._poisoned and not lost:
+            message = f"{self._run.lost} workers in a row were lost while they ran this"
+            return await self.fail(Problem(type="WorkerLost", message=message))
         try:
+            await self._look_around()
             while True:
-                plan = workflows.plan(self._workflow, self._known(), self._values, self._runner.clock.now())
+                if (wish := self._run.cancel_wish) is not None:
+                    return await self._end("cancel", Problem(type="Cancelled", message=wish))
+                plan = plans.plan(self._facts())
                 if plan.ended:
-                    return await self.finish(plan.problem)
-                ending = await self._advance(self._workflow, plan)
-                if ending is not None:
+                    return await self._end_as_planned(plan.problem)
+                if (ending := await self._advance(plan)) is not None:
                     return ending
         finally:
-            for task in self._running.values():
-                task.cancel()
+            for task in (*self._running.values(), self._poke):
+                if task is not None:
+                    task.cancel()
 
-    def show_event(self, event: StoredEvent) -> None:
+    async def fail(self, problem: Problem) -> Ending:
+        """End the run as failed."""
+        return await self._end("fail", problem)
+
+    def show_event(self, event: StoredEvent | None) -> None:
         """Let expressions read the event that started this run."""
-        head, body = event.head, body_of(event.head, event.body)
-        self._values["event"] = event_values(event.id, head.type, head.delivery_id, head.headers, body)
+        if event is not None:
+            head, body = event.head, body_of(event.head, event.body)
+            self._values["event"] = event_values(event.id, head.type, head.delivery_id, head.headers, body)
 
     def show_conversation(self, runs: list[Run]) -> None:
         """Let expressions read the turns before this one, oldest first."""
@@ -141,224 +157,198 @@ class Execution:
         ]
         self._values["conversation"] = {"id": self._run.request.conversation_id, "turns": turns}
 
-    async def finish(self, problem: Problem | None) -> Ending:
-        """End the run and put its callbacks into the outbox, in one script."""
+    def _recall(self, workflow: Workflow) -> list[str]:
+        """Mark as unknown what was begun when a worker was lost. Gives their names."""
+        lost = [name for name, each in self._records.items() if each.state == StepState.RUNNING and each.items is None]
+        for name in lost:
+            step = workflow.steps[step_of(name)]
+            asks = self._poisoned or step.on_unknown == "ask"
+            self._settle(name, plans.unknown(self._records[name], self._run.lost if self._poisoned else 0, asks=asks))
+            log.warning("a step is unknown", run_id=self._run.id, step=name, asks=asks, lost=self._run.lost)
+        return lost
+
+    def _facts(self) -> Facts:
+        assert self._workflow is not None
+        return Facts(
+            workflow=self._workflow,
+            records=self._records,
+            values=self._values,
+            now=self._now(),
+            signals=self._run.signals,
+            ended=self._ended,
+            lists=self._lists,
+        )
+
+    async def _look_around(self) -> bool:
+        """See which of the runs this one waits for are over, and whether the one that waits for it is. True if any is."""
+        parent = self._run.request.parent
+        waiting = {each.child for each in self._records.values() if each.child and each.state == StepState.WAITING}
+        asked = [*(waiting - self._ended), *([parent.run_id] if parent else [])]
+        if not asked:
+            return False
+        over = await self._runner.reader.ended(asked)
+        if parent is not None and parent.run_id in over:
+            reason = f"run {parent.run_id}, which had started it, has ended"
+            self._run = msgspec.structs.replace(self._run, cancel_wish=self._run.cancel_wish or reason)
+        self._ended |= over & waiting
+        return bool(over)
+
+    async def _heed_poke(self) -> None:
+        """Something happened to this run from outside: read what."""
+        self._hold.poked.clear()
+        now = await self._runner.reader.run(self._run.id)
+        self._run = msgspec.structs.replace(
+            self._run, signals=now.signals, pokes=now.pokes, cancel_wish=now.cancel_wish or self._run.cancel_wish
+        )
+        await self._look_around()
+
+    async def _advance(self, plan: Plan) -> Ending | None:
+        for unit_id, record in plan.settle.items():
+            self._settle(unit_id, record)
+        if plan.settle:
+            return None
+        begun = [self._begin(unit) for unit in plan.start]
+        if self._unwritten and await self._write({}) != "ok":
+            return Ending.LOST
+        if len(begun) == 1 and not self._running and plan.due_at is None and not begun[0][1].has_effects:
+            unit, step, record = begun[0]
+            self._settle(unit.id, await self._attempt(unit, step, record))
+            self._moved_on = True
+            return None
+        for unit, step, record in begun:
+            self._running[unit.id] = asyncio.get_running_loop().create_task(self._attempt(unit, step, record))
+        if self._running:
+            await self._collect(plan.due_at)
+            return None
+        return await self._wait(plan.due_at)
+
+    async def _wait(self, due_at: int | None) -> Ending | None:
+        delay = FAR_MS if due_at is None else due_at - self._now()
+        if delay <= SHORT_WAIT_MS:
+            await asyncio.sleep(max(delay, 0) / 1000)
+            return None
+        # A run that was over before this one had written down that it waits for it has poked nobody.
+        if await self._look_around():
+            return None
+        self._hold.settling = True
+        answer = await self._write({}, move="park", delay_ms=delay, known_pokes=self._run.pokes)
+        return Ending.PARKED if answer == "ok" else Ending.LOST
+
+    async def _collect(self, due_at: int | None) -> None:
+        """Take in the steps that end first; none, when one that waits is due before, or when the run was poked."""
+        left = None if due_at is None else max(due_at - self._now(), 0) / 1000
+        if self._poke is None:
+            self._poke = asyncio.get_running_loop().create_task(self._hold.poked.wait())
+        watched = (*self._running.values(), self._poke)
+        done, _ = await asyncio.wait(watched, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        for unit_id in [name for name, task in self._running.items() if task in done]:
+            self._settle(unit_id, self._running.pop(unit_id).result())
+            self._moved_on = True
+        if self._poke in done:
+            self._poke = None
+            await self._heed_poke()
+
+    def _begin(self, unit: Unit) -> tuple[Unit, CompiledStep, StepRecord]:
+        """The unit's record as it begins: written down first, where it acts on the world."""
+        assert self._workflow is not None
+        step = self._workflow.steps[unit.step]
+        record = plans.begun(self._records.get(unit.id), self._now())
+        self._credits += self._runner.costs.get(step.kind, 0)
+        if step.has_effects:
+            self._unwritten[unit.id] = record
+        self._records[unit.id] = record
+        return unit, step, record
+
+    async def _attempt(self, unit: Unit, step: CompiledStep, begun: StepRecord) -> StepRecord:
+        argument = step.argument.render(plans.values_for(unit, step, self._facts()))
+        if isinstance(argument, Failure):
+            result: Any = StepFailed("ExpressionError", f"`{argument.expression}`: {argument.message}", again=False)
+        else:
+            result = await attempts.attempt(step, argument, self._context(unit, step, begun))
+        return attempts.record(step, unit.id, begun, result, self._now(), self._runner.chance())
+
+    def _context(self, unit: Unit, step: CompiledStep, begun: StepRecord) -> Context:
+        return Context(
+            run_id=self._run.id,
+            step_id=unit.id,
+            attempt=begun.attempt,
+            key=idempotency_key(self._run.id, unit.step, unit.index),
+            seconds=step.step.timeout,
+            cap=self._runner.max_output,
+            client=self._runner.client,
+            run=self._run,
+            children=self._runner.family,
+            child=begun.child,
+        )
+
+    def _settle(self, unit_id: str, record: StepRecord) -> None:
+        self._records[unit_id] = record
+        self._unwritten[unit_id] = record
+        if self._workflow is not None and record.state not in (StepState.WAITING, StepState.RUNNING):
+            self._counts.append(f"steps:{self._workflow.steps[step_of(unit_id)].kind}:{record.state}")
+        if plans.is_step(unit_id):
+            self._values["steps"][unit_id] = plans.step_value(record)
+
+    def _now(self) -> int:
+        # Never before what is written already: who follows the run must not miss what comes later.
+        return max(self._runner.clock.now(), self._written_at)
+
+    async def _end_as_planned(self, problem: Problem | None) -> Ending:
+        assert self._workflow is not None
         output: Any = None
-        if problem is None and self._workflow is not None:
-            output, problem = self._outcome(self._workflow)
-        state = State.COMPLETED if problem is None else State.FAILED
+        if problem is None:
+            output = plans.outcome(self._workflow, self._records, self._values)
+        if isinstance(output, Failure):
+            problem = Problem(type="ExpressionError", message=f"output: `{output.expression}`: {output.message}")
+        if problem is not None:
+            return await self.fail(problem)
+        return await self._end("complete", None, output)
+
+    async def _end(self, move: str, problem: Problem | None, output: Any = None) -> Ending:
+        """End the run and put its callbacks into the outbox, in one script."""
         ended = msgspec.structs.replace(
             self._run,
-            state=state,
+            state=State(MOVES[move].target),
             output=output,
             error=problem,
-            ended_at=self._runner.clock.now(),
+            ended_at=self._now(),
             steps=self._records,
             credits=self._credits,
         )
         callbacks = callbacks_for(ended, self._runner.registry.apps)
         self._hold.settling = True
         answer = await self._write(
-            final_fields(ended, callbacks), move="complete" if problem is None else "fail", callbacks=callbacks
+            final_fields(ended),
+            move=move,
+            callbacks=callbacks,
+            pokes=plans.relatives(ended),
+            counts=(f"runs:{self._run.request.workflow}:{ended.state}",),
         )
         if answer == "ok":
             _log_end(ended)
         return Ending.DONE if answer == "ok" else Ending.LOST
-
-    async def _advance(self, workflow: Workflow, plan: Plan) -> Ending | None:
-        for step_id in plan.skip:
-            now = self._runner.clock.now()
-            self._settle(step_id, StepRecord(state=StepState.SKIPPED, started_at=now, ended_at=now))
-        if plan.skip:
-            return None
-        if self._unwritten and await self._write({}) != "ok":
-            return Ending.LOST
-        steps = [workflow.steps[step_id] for step_id in plan.start]
-        if len(steps) == 1 and not self._running and plan.due_at is None:
-            self._settle(steps[0].id, await self._attempt(steps[0]))
-            return None
-        for step in steps:
-            self._running[step.id] = asyncio.get_running_loop().create_task(self._attempt(step))
-        if self._running:
-            await self._collect(plan.due_at)
-            return None
-        return await self._wait(plan.due_at or 0)
-
-    async def _wait(self, due_at: int) -> Ending | None:
-        delay = due_at - self._runner.clock.now()
-        if delay <= SHORT_WAIT_MS:
-            await asyncio.sleep(max(delay, 0) / 1000)
-            return None
-        self._hold.settling = True
-        answer = await self._write({}, move="park", delay_ms=delay)
-        return Ending.PARKED if answer == "ok" else Ending.LOST
-
-    async def _collect(self, due_at: int | None) -> None:
-        """Take in the steps that end first; none, when one that waits is due before."""
-        left = None if due_at is None else max(due_at - self._runner.clock.now(), 0) / 1000
-        done, _ = await asyncio.wait(self._running.values(), timeout=left, return_when=asyncio.FIRST_COMPLETED)
-        for step_id in [name for name, task in self._running.items() if task in done]:
-            self._settle(step_id, self._running.pop(step_id).result())
-
-    async def _attempt(self, step: CompiledStep) -> StepRecord:
-        before = self._records.get(step.id)
-        attempt = 1 if before is None else before.attempt + 1
-        started = self._runner.clock.now()
-        self._credits += self._runner.costs.get(step.kind, 0)
-        visible = asyncio.get_running_loop().call_later(VISIBLE_AFTER, self._show_running, step.id, attempt, started)
-        self._trying.add(step.id)
-        try:
-            output, failure = await self._try(step, attempt)
-        finally:
-            self._trying.remove(step.id)
-            visible.cancel()
-        return self._record(step, attempt, started, output, failure)
-
-    async def _try(self, step: CompiledStep, attempt: int) -> tuple[Any, StepFailed | None]:
-        argument = step.argument.render(self._values)
-        if isinstance(argument, Failure):
-            return None, StepFailed("ExpressionError", f"`{argument.expression}`: {argument.message}", again=False)
-        limit = asyncio.timeout(step.step.timeout)
-        try:
-            async with limit:
-                output = await EXECUTORS[step.kind](step, argument, self._context(step, attempt))
-            return check_output(output, self._runner.max_output), None
-        except StepFailed as failure:
-            return None, failure
-        except TimeoutError as error:
-            if limit.expired():
-                return None, StepFailed("Timeout", f"the step took longer than its {step.step.timeout:g} seconds")
-            return None, _failure_of(error)
-        except asyncio.CancelledError as error:
-            if _is_cancelled():
-                raise
-            return None, _failure_of(error)  # the step's own: it awaited what it had cancelled
-        except (Exception, SystemExit, KeyboardInterrupt) as error:
-            return None, _failure_of(error)
-
-    def _context(self, step: CompiledStep, attempt: int) -> Context:
-        return Context(
-            run_id=self._run.id,
-            step_id=step.id,
-            attempt=attempt,
-            key=idempotency_key(self._run.id, step.id),
-            seconds=step.step.timeout,
-            cap=self._runner.max_output,
-            client=self._runner.client,
-        )
-
-    def _record(
-        self, step: CompiledStep, attempt: int, started: int, output: Any, failure: StepFailed | None
-    ) -> StepRecord:
-        now = self._runner.clock.now()
-        if failure is None:
-            return StepRecord(
-                state=StepState.COMPLETED, attempt=attempt, started_at=started, ended_at=now, output=output
-            )
-        problem = Problem(type=failure.kind, message=_readable(failure.message), step=step.id, attempt=attempt)
-        delay = step.retry.after(attempt, self._runner.chance()) if failure.again else None
-        if delay is None:
-            return StepRecord(state=StepState.FAILED, attempt=attempt, started_at=started, ended_at=now, error=problem)
-        due = now + int(delay * 1000)
-        return StepRecord(
-            state=StepState.WAITING, attempt=attempt, started_at=started, ended_at=now, due_at=due, error=problem
-        )
-
-    def _settle(self, step_id: str, record: StepRecord) -> None:
-        self._records[step_id] = record
-        self._unwritten[step_id] = record
-        if record.state != StepState.WAITING and self._workflow is not None:
-            self._counts.append(f"steps:{self._workflow.steps[step_id].kind}:{record.state}")
-        self._show_steps()
-
-    def _known(self) -> dict[str, StepRecord]:
-        """What is recorded, and what runs now."""
-        running = StepRecord(state=StepState.RUNNING)
-        return self._records | dict.fromkeys(self._running, running) if self._running else self._records
-
-    def _show_steps(self) -> None:
-        self._values["steps"] = workflows.step_values(self._records)
-
-    def _show_running(self, step_id: str, attempt: int, started: int) -> None:
-        mark = StepRecord(state=StepState.RUNNING, attempt=attempt, started_at=started)
-        task = asyncio.get_running_loop().create_task(self._write_mark(step_id, mark))
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())
-
-    async def _write_mark(self, step_id: str, mark: StepRecord) -> None:
-        if step_id not in self._trying:
-            return  # it has ended meanwhile, and the mark would hide its result
-        write = Write(
-            id=self._hold.claimed.id, fence=self._hold.claimed.fence, fields={STEP + step_id: msgspec.json.encode(mark)}
-        )
-        await self._runner.records.write(write)
-
-    def _outcome(self, workflow: Workflow) -> tuple[Any, Problem | None]:
-        output = workflows.outcome(workflow, self._records, self._values)
-        if isinstance(output, Failure):
-            return None, Problem(type="ExpressionError", message=f"output: `{output.expression}`: {output.message}")
-        return output, None
 
     async def _write(
         self,
         fields: dict[str, bytes | str | int],
         *,
         move: str | None = None,
-        delay_ms: int | None = None,
-        callbacks: tuple[Outgoing, ...] = (),
+        counts: Sequence[str] = (),
+        **rest: Any,
     ) -> str:
         steps: dict[str, bytes | str | int] = {"credits": self._credits}
         steps |= {STEP + name: msgspec.json.encode(record) for name, record in self._unwritten.items()}
         write = Write(
             id=self._hold.claimed.id,
             fence=self._hold.claimed.fence,
-            fields=steps | fields | {"lost": 0},
+            fields=steps | fields | ({"lost": 0} if self._moved_on else {}),
             move=None if move is None else MOVES[move],
-            delay_ms=delay_ms,
-            counts=(*self._counts, *self._end_count(move)),
-            callbacks=callbacks,
+            counts=(*self._counts, *counts),
+            **rest,
         )
-        self._unwritten, self._counts = {}, []
+        self._unwritten, self._counts, self._moved_on = {}, [], False
+        self._written_at = self._now()
         return await self._runner.records.write(write)
-
-    def _end_count(self, move: str | None) -> tuple[str, ...]:
-        if move is None or move == "park":
-            return ()
-        return (f"runs:{self._run.request.workflow}:{MOVES[move].target}",)
-
-
-def check_output(output: Any, cap: int) -> Any:
-    """What a step gave, as plain JSON data. Raises StepFailed when it is none, or too large."""
-    try:
-        text = json.dumps(output, allow_nan=False, ensure_ascii=False).encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        # UnicodeEncodeError, for lone surrogates, is a ValueError.
-        message = f"the step returned what is no JSON: {error}"
-        raise StepFailed("NotJson", message, again=False) from None
-    if is_too_deep(text):
-        message = f"the step returned JSON nested too deeply: more than {MOST_LEVELS} levels"
-        raise StepFailed("NotJson", message, again=False)
-    if len(text) > cap:
-        message = f"the step returned {len(text)} bytes, more than the {cap} allowed (GATEWAY_MAX_OUTPUT)"
-        raise StepFailed("TooLarge", message, again=False)
-    return output if type(output) in (str, int, bool, type(None)) else json.loads(text)
-
-
-def _is_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
-
-
-def _failure_of(error: BaseException) -> StepFailed:
-    try:
-        message = str(error)
-    except Exception:
-        message = ""  # an exception of somebody's own that can't even say what it is
-    return StepFailed(type(error).__name__, message or "no message")
-
-
-def _readable(message: str) -> str:
-    """The beginning of a message as text that can be stored, which lone surrogates can't."""
-    return message[:LONGEST_MESSAGE].encode(errors="backslashreplace").decode()
 
 
 def _values_of(run: Run, runner: Runner) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import structlog
 import uvloop
 from arq.worker import Retry, func
 
-from gateway.asgi import master_keys, store_url
+from gateway.asgi import master_keys, new_acceptor, store_url
 from gateway.credits import read_costs
 from gateway.egress import read_policy
 from gateway.logs import configure_logs
@@ -30,12 +30,15 @@ from gateway.store.records import Kind, Records
 from gateway.store.registry import Registry
 from gateway.tasks import end_tasks
 from gateway.web.client import Client
+from workers.children import Family
 from workers.deliver import Courier
 from workers.dispatcher import Dispatcher, Ending, Hold, StoreClock
 from workers.execute import Runner
 from workers.sweep import Sweep
 
 CALLBACK_SLOTS = 50
+NO_LIMIT = 2**53
+"""The queue's limit for what runs start themselves: a full queue turns away who comes from outside."""
 STOCK_TIMEOUT = 3600
 """Seconds a stock arq worker lets a run take; and how long its lock outlives it when it is killed."""
 log = structlog.get_logger()
@@ -55,12 +58,15 @@ class Parts:
         self.runs = Records(self.redis, self.keys, "run", patience=settings.lease)
         self.callbacks = Records(self.redis, self.keys, "callback", patience=settings.lease)
         self.clock = StoreClock()
+        reader = Reader(self.redis, self.keys)
+        acceptor = new_acceptor(settings, self.redis, self.keys, max_queue=NO_LIMIT)
         self.runner = Runner(
             self.runs,
             self.registry,
-            Reader(self.redis, self.keys),
+            reader,
             self.client,
             self.clock,
+            Family(self.registry, acceptor, reader),
             max_output=settings.max_output,
             max_lost=settings.max_lost,
             costs=read_costs(settings.step_costs),

@@ -2,7 +2,8 @@
 
 `{0}` is the shard's hash tag, so that all keys of a shard live in one slot of a cluster.
 
-    gw:{0}:run:ID              hash    a run: request, state, fence, times, step:<id>..    until retention
+    gw:{0}:run:ID              hash    a run: request, state, fence, times, step:<id>..,
+                                       signal:<n>.. (their number: words), once:<name>..   until retention
     gw:{0}:runs:STATE          zset    ids of the runs in that state, scored by id         as its runs
     gw:{0}:runs:of:WORKFLOW    zset    ids of the runs of a workflow (by its id)             as its runs
     gw:{0}:conversation:ID     list    ids of the runs of a conversation                   as its runs
@@ -32,6 +33,7 @@
     gw:{0}:revision            string  counts changes of apps, workflows, tokens, hooks    for ever
     gw:{0}:changed             channel apps, workflows, tokens or hooks changed
     gw:{0}:moved:run:ID        channel the state of a run after it, or one of its steps, moved (also moved:callback:ID)
+    gw:{0}:poke                channel "run ID": something happened to it, whoever works on it must look
     gw:{0}:stop                channel "run ID": whoever works on it must let go
 
     arq:job:{0}run:ID          string  arq's job, JSON, holds the run's id only            while open

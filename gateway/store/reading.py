@@ -11,7 +11,7 @@ from gateway.callbacks import Callback
 from gateway.credits import Allowance
 from gateway.errors import NotFound
 from gateway.events import Head
-from gateway.runs import Run
+from gateway.runs import TERMINAL, Run
 from gateway.store.batches import Batches
 from gateway.store.connection import Redis
 from gateway.store.keys import Keys
@@ -85,6 +85,16 @@ class Reader:
             message = f"there is no run {run_id}"
             raise NotFound(message)
         return read_run(run_id, fields)
+
+    async def ended(self, run_ids: Sequence[int]) -> set[int]:
+        """Those of these runs that are over, or gone."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for run_id in run_ids:
+                pipe.hget(self._keys.run(run_id), "state")
+            states = await pipe.execute()
+        return {
+            run_id for run_id, state in zip(run_ids, states, strict=True) if state is None or state.decode() in TERMINAL
+        }
 
     async def page(
         self,

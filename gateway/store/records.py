@@ -11,7 +11,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from gateway.callbacks import Attempt, Callback, Outgoing
-from gateway.runs import CALLBACK_MOVES, MOVES, Move, Problem, Run, RunRequest, State, StepRecord
+from gateway.runs import CALLBACK_MOVES, MOVES, OPEN, Move, Problem, Run, RunRequest, Signal, State, StepRecord
 from gateway.store import scripts
 from gateway.store.batches import Batches
 from gateway.store.connection import Redis
@@ -22,11 +22,15 @@ CLAIM: dict[str, Move] = {"run": MOVES["claim"], "callback": CALLBACK_MOVES["cla
 PAUSE = 0.1
 STEP = "step:"
 ATTEMPT = "attempt:"
+SIGNAL = "signal:"
+MOST_SIGNALS = 1000
+"""Words from outside that one run takes."""
 
 _request = msgspec.json.Decoder(RunRequest)
 _step = msgspec.json.Decoder(StepRecord)
 _problem = msgspec.json.Decoder(Problem)
 _attempt = msgspec.json.Decoder(Attempt)
+_signal = msgspec.json.Decoder(Signal)
 
 
 class Claimed(msgspec.Struct, frozen=True):
@@ -57,9 +61,14 @@ class Write(msgspec.Struct, frozen=True, kw_only=True):
     fence: int | None
     fields: dict[str, bytes | str | int] = {}
     move: Move | None = None
+    drops: tuple[str, ...] = ()
     delay_ms: int | None = None
+    known_pokes: int | None = None
+    """With a delay: how many pokes it knows of. Were there more since, the record is due at once."""
     counts: tuple[str, ...] = ()
     callbacks: tuple[Outgoing, ...] = ()
+    pokes: tuple[int, ...] = ()
+    """Runs to poke."""
 
 
 class Records:
@@ -88,6 +97,16 @@ class Records:
         A store that does not answer is asked again for `patience` seconds; the script takes the same write twice.
         """
         return await self._batches.submit(write)
+
+    async def signal(self, run_id: int, signal: Signal, *, once: str = "") -> tuple[str, str]:
+        """Give an open run a word, only one under the name `once`.
+
+        The answer: `ok`, `gone`, `taken`, `full`, or `refused` and the state that refused it.
+        """
+        word = msgspec.json.encode({"name": signal.name, "body": signal.body, "by": signal.by})
+        arguments = (run_id, word, once, MOST_SIGNALS, *scripts.counted(OPEN))
+        answer, *rest = await scripts.call(self._redis, "signal", self._keys.prefix, *arguments)
+        return answer.decode(), rest[0].decode() if answer == b"refused" else ""
 
     async def beat(self, token: str, lease_ms: int, ids: Sequence[str]) -> list[str]:
         """Renew the leases on these records. The answer names those that are lost."""
@@ -122,20 +141,25 @@ class Records:
 
     def _arguments(self, write: Write) -> list[Any]:
         move = write.move
-        delay = "" if write.delay_ms is None else write.delay_ms
         arguments: list[Any] = [
             write.id,
             "" if write.fence is None else write.fence,
             *_flat(write.fields),
             "" if move is None else move.target,
             *scripts.counted(self._staying if move is None else move.sources),
-            delay,
+            *scripts.counted(write.drops),
+            _or_nothing(write.delay_ms),
+            _or_nothing(write.known_pokes),
             *scripts.counted(write.counts),
             len(write.callbacks),
         ]
         for callback in write.callbacks:
             arguments += [callback.id, *_flat(_callback_fields(callback))]
-        return arguments
+        return arguments + scripts.counted(write.pokes)
+
+
+def _or_nothing(number: int | None) -> int | str:
+    return "" if number is None else number
 
 
 def _flat(fields: Mapping[str, Any]) -> list[Any]:
@@ -167,21 +191,30 @@ def read_run(run_id: int, fields: Mapping[bytes, bytes]) -> Run:
         for name, value in fields.items()
         if name.startswith(STEP.encode())
     }
+    request = _request.decode(fields[b"request"])
     return Run(
         id=run_id,
         state=State(fields[b"state"].decode()),
-        request=_request.decode(fields[b"request"]),
+        request=request,
         created_at=int(fields[b"created_at"]),
         started_at=_number(fields, b"started_at"),
         ended_at=_number(fields, b"ended_at"),
         output=msgspec.json.decode(fields.get(b"output", b"null")),
         error=_problem.decode(fields[b"error"]) if b"error" in fields else None,
-        steps=steps,
+        steps=request.inherited | steps if request.inherited else steps,
         fence=int(fields.get(b"fence", 0)),
         attempt=int(fields.get(b"attempt", 1)),
         credits=int(fields.get(b"credits", 0)),
         lost=int(fields.get(b"lost", 0)),
+        signals=_read_signals(fields) if b"words" in fields else (),
+        pokes=int(fields.get(b"pokes", 0)),
+        cancel_wish=fields[b"cancel_wish"].decode() if b"cancel_wish" in fields else None,
     )
+
+
+def _read_signals(fields: Mapping[bytes, bytes]) -> tuple[Signal, ...]:
+    found = (_signal.decode(value) for name, value in fields.items() if name.startswith(SIGNAL.encode()))
+    return tuple(sorted(found, key=lambda signal: signal.seq))
 
 
 def read_callback(callback_id: str, fields: Mapping[bytes, bytes]) -> Callback:
@@ -203,15 +236,13 @@ def read_callback(callback_id: str, fields: Mapping[bytes, bytes]) -> Callback:
     )
 
 
-def final_fields(run: Run, callbacks: tuple[Outgoing, ...]) -> dict[str, bytes | str | int]:
-    """The fields that end a run, with the ids of the callbacks that tell of it."""
+def final_fields(run: Run) -> dict[str, bytes | str | int]:
+    """The fields that end a run."""
     fields: dict[str, bytes | str | int] = {"ended_at": run.ended_at or 0, "credits": run.credits}
     if run.output is not None:
         fields["output"] = msgspec.json.encode(run.output)
     if run.error is not None:
         fields["error"] = msgspec.json.encode(run.error)
-    if callbacks:
-        fields["callbacks"] = ",".join(callback.id for callback in callbacks)
     return fields
 
 

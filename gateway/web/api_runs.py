@@ -87,35 +87,35 @@ async def start_run(call: Call) -> Answer:
     call.who.require("runs:start", workflow_subject(published))
     order = Order(workflow=published.name, input=wanted.input, task=wanted.task, metadata=wanted.metadata)
     started = await call.control.start(order, call.who.token, call.raw, call.key)
-    return 201, await _whole(call, await call.wait(started.run_id, call.query.wait))
+    return 201, await show_whole(call, await call.wait(started.run_id, call.query.wait))
 
 
 async def show_run(call: Call) -> Answer:
     """One run; with `wait`, when it has ended."""
-    run = await _visible(call, "runs:read")
+    run = await visible_run(call, "runs:read")
     if call.query.wait:
         run = await call.wait(run.id, call.query.wait)
-    return 200, await _whole(call, run)
+    return 200, await show_whole(call, run)
 
 
 async def show_steps(call: Call) -> Answer:
     """All steps of one run."""
-    run = await _visible(call, "runs:read")
+    run = await visible_run(call, "runs:read")
     return 200, StepList(describe_steps(run, await call.control.kinds(run)))
 
 
 async def follow_run(call: Call) -> Answer:
     """A run's timeline as server-sent events."""
     after = read_last_id(call.headers)
-    run = await _visible(call, "runs:read")
+    run = await visible_run(call, "runs:read")
     return 200, await open_stream(call.control, run.id, after)
 
 
 async def cancel_run(call: Call) -> Answer:
     """End a run now."""
-    run = await _visible(call, "runs:cancel")
+    run = await visible_run(call, "runs:cancel")
     reason = f"cancelled with the API token {call.who.token.name!r}"
-    return 200, await _whole(call, await call.control.cancel(run.id, reason))
+    return 200, await show_whole(call, await call.control.cancel(run.id, reason))
 
 
 def read_time(name: str, text: str) -> int:
@@ -149,13 +149,15 @@ def _workflow_id(call: Call, name: str) -> int:
     return int(name) if re.fullmatch(DIGITS, name, re.ASCII) else call.control.workflow(name).id
 
 
-async def _visible(call: Call, scope: str) -> Run:
+async def visible_run(call: Call, scope: str) -> Run:
+    """The run in the path. Raises NotFound, or Forbidden when the caller may not do this to it."""
     run = await call.control.run(int(call.path["run_id"]))
     call.who.require(scope, run_subject(run.request, call.control.live_apps))
     return run
 
 
-async def _whole(call: Call, run: Run) -> WholeRun:
+async def show_whole(call: Call, run: Run) -> WholeRun:
+    """A run's whole document."""
     callbacks = await call.control.reader.callbacks_of(run.id)
     return describe_whole_run(run, await call.control.kinds(run), callbacks)
 

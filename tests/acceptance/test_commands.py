@@ -18,12 +18,13 @@ from tests.acceptance.machine import CI_SECRET, Listener, Machine, order, orqo_h
 
 RUN_FIELDS = {
     "run_id", "workflow_run_id", "workflow_id", "workflow", "status", "session_id", "app_id", "event_id",
-    "conversation_id", "credits", "trigger",
+    "conversation_id", "credits", "trigger", "parent_run_id", "rerun_of",
     "attempt", "task", "input", "metadata", "output", "error", "created_at", "started_at", "completed_at",
     "duration_ms", "steps", "callbacks",
 }  # fmt: skip
 STEP_FIELDS = {
     "id", "kind", "status", "attempt", "started_at", "completed_at", "due_at", "duration_ms", "output", "error",
+    "waits_for", "child_run_id", "unknown",
 }  # fmt: skip
 GITHUB_HEADERS = {
     "Content-Type": "application/json",

@@ -17,11 +17,12 @@ from typing import Any, ClassVar
 import pytest
 
 from gateway.runs import Run
+from gateway.steering import Steering
 from gateway.store.connection import Redis
 from gateway.store.reading import Reader
 from gateway.store.records import Records, Write
 from tests.tools import KEYS, Peer, Reply, begin, connected, ended, publish, settings_for, tell, until, working
-from workers import execute
+from workers import attempts
 
 HERE = "test_execute"
 
@@ -408,7 +409,7 @@ def test_an_endless_message_is_cut(store: str, tmp_path: Path) -> None:
     """Of an error's text so much is kept as a person reads."""
     run = carry(store, tmp_path, flow(python("a", "raise_long")))
     assert run.error is not None
-    assert len(run.error.message) == execute.LONGEST_MESSAGE
+    assert len(run.error.message) == attempts.LONGEST_MESSAGE
 
 
 @pytest.mark.parametrize(
@@ -593,23 +594,28 @@ def test_a_recorded_step_is_not_done_again(store: str, tmp_path: Path) -> None:
     assert sorted(Stage.calls, key=str) == [None, "begun"]
 
 
-def test_a_run_that_loses_worker_after_worker_is_failed(store: str, tmp_path: Path) -> None:
-    """After so many workers were lost on it in a row, a run has failed and does no more harm."""
+def test_a_step_that_loses_worker_after_worker_is_set_aside(store: str, tmp_path: Path) -> None:
+    """After so many workers were lost on it in a row, a run waits, says why, does no more harm; a person's word ends that."""
 
     async def story() -> None:
         async with connected(store) as redis:
-            await publish(redis, flow(python("a", "note")))
+            await publish(redis, flow(python("a", "note"), python("b", "note", "a")))
             run_id = await begin(redis, "w")
             for number in range(3):
                 await until(lambda number=number: _lose(redis, number))  # type: ignore[misc]
             async with working(settings_for(store, tmp_path, lease=5, max_lost=3)):
+                await until(lambda: _step_is(redis, run_id, "a", "unknown"))
+                step = (await look(redis, run_id)).steps["a"]
+                assert (step.state, step.waits_for, step.unknown) == ("unknown", "resume", 1)
+                assert step.error is not None
+                assert "3 workers in a row" in step.error.message
+                assert Stage.calls == []
+                steering = Steering(Reader(redis, KEYS), Records(redis, KEYS, "run"))
+                await steering.resume(run_id, None, "complete", "by hand", "Ada")
                 run = await ended(redis, run_id)
-            assert run.error is not None
-            assert (str(run.state), run.error.type) == ("failed", "WorkerLost")
-            assert "3 workers in a row" in run.error.message
+            assert (str(run.state), run.steps["a"].output, run.lost) == ("completed", "by hand", 0)
 
     tell(story())
-    assert Stage.calls == []
 
 
 async def _lose(redis: Redis, number: int) -> bool:
@@ -660,15 +666,6 @@ def test_a_step_that_takes_a_while_is_shown_as_running(store: str, tmp_path: Pat
                 assert states(await ended(redis, run_id)) == {"a": "completed"}
 
     tell(story())
-
-
-def test_showing_that_a_step_runs_never_hides_its_result(
-    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A step that ends in the very moment in which it would be shown as running stays recorded as completed."""
-    monkeypatch.setattr(execute, "VISIBLE_AFTER", 0)
-    run = carry(store, tmp_path, flow(python("a", "two_turns"), python("b", "note", "a"), python("c", "note", "b")))
-    assert states(run) == {"a": "completed", "b": "completed", "c": "completed"}
 
 
 # ---- http

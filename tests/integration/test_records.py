@@ -342,7 +342,7 @@ def test_the_end_of_a_run_and_its_callbacks_are_one_step(store: str) -> None:
         async with connected(store) as redis:
             await fill(redis, 1)
             claimed = await claim_one(runs_of(redis))
-            fields: dict[str, bytes | str | int] = {"output": b'"done"', "ended_at": 5, "callbacks": MESSAGE.id}
+            fields: dict[str, bytes | str | int] = {"output": b'"done"', "ended_at": 5}
             write = ending(claimed, fields=fields, counts=("runs:w:completed",), callbacks=(MESSAGE,))
             assert await runs_of(redis).write(write) == "ok"
             run = await Reader(redis, KEYS).run(1)

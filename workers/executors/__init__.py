@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from gateway.workflows import CompiledStep
-from workers.executors import http, python, transform
+from workers.executors import child, http, python, transform
 from workers.executors.base import Context
 
 Executor = Callable[[CompiledStep, Any, Context], Awaitable[Any]]
@@ -15,4 +15,5 @@ EXECUTORS: dict[str, Executor] = {
     "http": http.perform,
     "python": python.perform,
     "transform": transform.perform,
+    "workflow": child.perform,
 }

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import msgspec
 
+from gateway.runs import Run
 from gateway.web.client import Client
+from gateway.workflows import Child
 
 
 class StepFailed(Exception):
@@ -17,6 +21,20 @@ class StepFailed(Exception):
         self.again = again
 
 
+class Parked(msgspec.Struct, frozen=True):
+    """What a step gives whose end is the end of another run."""
+
+    run_id: int
+
+
+class Children(Protocol):
+    """Where a step starts another run, and reads it."""
+
+    async def start(self, parent: Run, unit_id: str, attempt: int, child: Child) -> int: ...
+
+    async def read(self, run_id: int) -> Run: ...
+
+
 class Context(msgspec.Struct, frozen=True, kw_only=True):
     """One attempt of one step. `seconds` is what is left for it, `cap` how many bytes its output may have."""
 
@@ -27,3 +45,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     cap: int
     client: Client
+    run: Run
+    children: Children
+    child: int | None = None
+    """The run that this step started before, and that is over now."""

@@ -62,3 +62,14 @@ local function contains(list, value)
   for _, each in ipairs(list) do if each == value then return true end end
   return false
 end
+
+-- Something happened to a run from outside: whoever works on it must look again, and one that waits is due now.
+local function poke(id)
+  local key = prefix .. 'run:' .. id
+  local state = redis.call('HGET', key, 'state')
+  if not state then return end
+  redis.call('HINCRBY', key, 'pokes', 1)
+  if state == 'waiting' then redis.call('ZADD', queue_of('run'), 'XX', now, job_of('run', id)) end
+  redis.call('PUBLISH', prefix .. 'poke', 'run ' .. id)
+  wake('run')
+end

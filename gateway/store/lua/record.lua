@@ -5,22 +5,34 @@
 --          id, fence ('' = whatever it is, for a move made by a person),
 --          fields (n, name, value, ..),
 --          state to move to ('' = stay), states that move may start from (n, states..),
+--          fields to drop (n, names..),
 --          delay (ms until it is due again; '' = none: a move then takes the job out of the queue),
+--          pokes it knows of ('' = none: else, when there were more since, it is due again at once),
 --          counts to raise (n, names..),
---          callbacks for the outbox (n, then each: id, fields (n, name, value, ..))
+--          callbacks for the outbox (n, then each: id, fields (n, name, value, ..)),
+--          runs to poke (n, ids..)
 -- Answers  one word an item: 'ok', 'fenced' (a newer claim exists), 'gone' (no such record), or the state that refused
 local kind = take()
 
-local function put_callback(id, fields)
+-- A run that was retried tells of its end once more, under an id of its own.
+local function put_callback(key, id, fields)
   redis.call('HSET', prefix .. 'callback:' .. id, 'state', 'pending', 'created_at', now, unpack(fields))
   redis.call('ZADD', set_of('callback', 'pending'), now, id)
   enqueue('callback', id, now)
+  local before = redis.call('HGET', key, 'callbacks')
+  redis.call('HSET', key, 'callbacks', before and before .. ',' .. id or id)
 end
 
-local function park(id, delay)
+-- What ended and goes on has no job any more.
+local function park(key, id, delay, known)
   local job = job_of(kind, id)
   redis.call('DEL', 'arq:in-progress:' .. job)
-  redis.call('ZADD', queue_of(kind), now + delay, job)
+  if known ~= '' and known ~= (redis.call('HGET', key, 'pokes') or '0') then delay = 0 end
+  if redis.call('EXISTS', 'arq:job:' .. job) == 1 then
+    redis.call('ZADD', queue_of(kind), now + delay, job)
+  else
+    enqueue(kind, id, now + delay)
+  end
 end
 
 -- An ended run used fewer credits than were set aside, or more.
@@ -28,6 +40,8 @@ local function settle_credits(key)
   local payer, reserved, used = unpack(redis.call('HMGET', key, 'payer', 'reserved', 'credits'))
   if payer then
     redis.call('HINCRBYFLOAT', prefix .. 'balance:' .. payer, 'left', tonumber(reserved or 0) - tonumber(used or 0))
+    -- A run that is retried ends once more.
+    redis.call('HSET', key, 'reserved', used or 0)
   end
 end
 
@@ -40,8 +54,9 @@ end
 
 local function read_item()
   local item = {id = take(), fence = take(), fields = take_list(), target = take(), sources = take_list()}
-  item.delay, item.counts, item.callbacks = take(), take_list(), {}
+  item.drops, item.delay, item.known, item.counts, item.callbacks = take_list(), take(), take(), take_list(), {}
   for i = 1, tonumber(take()) do item.callbacks[i] = {take(), take_list()} end
+  item.pokes = take_list()
   return item
 end
 
@@ -57,12 +72,14 @@ local function write(item)
     item.fields[#item.fields + 1] = 'state'
     item.fields[#item.fields + 1] = item.target
     move(kind, item.id, state, item.target)
-    if item.delay ~= '' then park(item.id, item.delay) else dequeue(kind, item.id) end
+    if item.delay ~= '' then park(key, item.id, item.delay, item.known) else dequeue(kind, item.id) end
   end
   set_fields(key, item.fields)
+  if #item.drops > 0 then redis.call('HDEL', key, unpack(item.drops)) end
   if kind == 'run' and item.target ~= '' and item.delay == '' then settle_credits(key) end
   for _, count in ipairs(item.counts) do redis.call('HINCRBY', prefix .. 'counts', count, 1) end
-  for _, callback in ipairs(item.callbacks) do put_callback(callback[1], callback[2]) end
+  for _, callback in ipairs(item.callbacks) do put_callback(key, callback[1], callback[2]) end
+  for _, id in ipairs(item.pokes) do poke(id) end
   redis.call('PUBLISH', prefix .. 'moved:' .. kind .. ':' .. item.id, item.target ~= '' and item.target or state)
   if item.fence == '' then redis.call('PUBLISH', prefix .. 'stop', kind .. ' ' .. item.id) end
   return 'ok'

@@ -1,0 +1,139 @@
+"""What people do to a run that is there: signal it, decide for it, resume, retry, repeat it. Ending it is `control`'s."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import msgspec
+
+from gateway.errors import Conflict, NotFound, Unprocessable
+from gateway.events import Acceptable, Decision, Head, hash_body
+from gateway.plans import RESUME
+from gateway.runs import MOVES, SETTLED, TERMINAL, Run, Signal, StepRecord, StepState, step_of
+from gateway.store.reading import Reader, StoredEvent
+from gateway.store.records import STEP, Records, Write
+from gateway.waits import APPROVAL
+from gateway.workflows import Workflow, upstream
+
+Choice = Literal["approve", "reject"]
+Verdict = Literal["retry", "complete", "skip", "fail"]
+ENDING_FIELDS = ("ended_at", "output", "error", "cancel_wish")
+
+
+class Steering:
+    """Moves that a person makes with a run. What the caller may do was checked before."""
+
+    def __init__(self, reader: Reader, records: Records) -> None:
+        self._reader = reader
+        self._records = records
+
+    async def signal(self, run_id: int, name: str, body: Any, by: str) -> Run:
+        """Give a run a signal, for the next wait of that name, begun already or not. Raises NotFound or Conflict."""
+        await self._say(run_id, Signal(name=name, body=body, by=by))
+        return await self._reader.run(run_id)
+
+    async def decide(self, run_id: int, step_id: str, decision: Choice, comment: str | None, by: str) -> Run:
+        """Approve or reject what a step asks. The first word counts. Raises NotFound or Conflict."""
+        run = await self._reader.run(run_id)
+        record = run.steps.get(step_id)
+        if record is None or record.state != StepState.WAITING or record.waits_for != "approval":
+            message = f"step {step_id!r} of run {run_id} waits for no approval"
+            raise Conflict(message)
+        name = APPROVAL + step_id
+        body = {"decision": decision, "comment": comment}
+        # An attempt of the run asks anew, and so takes a new word.
+        await self._say(run_id, Signal(name=name, body=body, by=by), once=f"{run.attempt} {name}")
+        return run
+
+    async def resume(self, run_id: int, step_id: str | None, verdict: Verdict, output: Any, by: str) -> Run:
+        """Say what became of the step that is unknown, or of the only one. Raises NotFound, Conflict or Unprocessable."""
+        run = await self._reader.run(run_id)
+        asked = [name for name, each in run.steps.items() if each.state == StepState.UNKNOWN]
+        if run.state in TERMINAL or not asked:
+            message = f"run {run_id} is {run.state} and no step of it waits to be resumed"
+            raise Conflict(message)
+        if step_id is None and len(asked) > 1:
+            message = f"several steps wait to be resumed: {', '.join(sorted(asked))}; name one"
+            raise Unprocessable(message, path="step")
+        chosen = step_id or asked[0]
+        if chosen not in asked:
+            message = f"step {chosen!r} of run {run_id} does not wait to be resumed; those that do: {', '.join(asked)}"
+            raise Conflict(message)
+        name = RESUME + chosen
+        body = {"decision": verdict, "output": output}
+        await self._say(run_id, Signal(name=name, body=body, by=by), once=f"{run.steps[chosen].unknown} {name}")
+        return run
+
+    async def retry(self, run_id: int) -> Run:
+        """Do the failed steps of an ended run again, in the same run. Raises NotFound or Conflict."""
+        run = await self._reader.run(run_id)
+        failed = failed_steps(run)
+        write = Write(
+            id=str(run_id),
+            fence=None,
+            fields={"attempt": run.attempt + 1, "lost": 0},
+            drops=(*ENDING_FIELDS, *(STEP + name for name in failed)),
+            move=MOVES["retry"],
+            delay_ms=0,
+        )
+        answer = await self._records.write(write)
+        if answer != "ok" or run.state not in TERMINAL:
+            message = (
+                f"run {run_id} is {run.state if answer == 'ok' else answer}; only a failed or cancelled run is retried"
+            )
+            raise Conflict(message)
+        return await self._reader.run(run_id)
+
+    async def _say(self, run_id: int, signal: Signal, once: str = "") -> None:
+        answer, state = await self._records.signal(run_id, signal, once=once)
+        if answer == "gone":
+            message = f"there is no run {run_id}"
+            raise NotFound(message)
+        if answer == "refused":
+            message = f"run {run_id} has ended already, as {state}"
+            raise Conflict(message)
+        if answer == "taken":
+            message = f"{signal.name.partition(':')[2]!r} of run {run_id} was decided already"
+            raise Conflict(message)
+        if answer == "full":
+            message = f"run {run_id} was sent too many signals already"
+            raise Conflict(message)
+
+
+def failed_steps(run: Run) -> list[str]:
+    """The records that a retry forgets: what failed or was cancelled, and the steps whose items did."""
+    forgotten = {name for name, each in run.steps.items() if each.state in (StepState.FAILED, StepState.CANCELLED)}
+    return sorted(forgotten | {step_of(name) for name in forgotten if step_of(name) in run.steps and "@" not in name})
+
+
+def repeat(run: Run, workflow: Workflow, from_step: str | None) -> Mapping[str, StepRecord]:
+    """The records that a repetition of a run takes over: all that is settled well and comes not after `from_step`.
+
+    Without a step, none. Raises NotFound when the workflow has no such step.
+    """
+    if from_step is None:
+        return {}
+    if from_step not in workflow.steps:
+        message = f"workflow {run.request.workflow!r} has no step {from_step!r}; it has {', '.join(workflow.steps)}"
+        raise NotFound(message)
+    before = upstream(workflow.definition)
+    after = {from_step} | {name for name, needs in before.items() if from_step in needs}
+    return {
+        name: record
+        for name, record in run.steps.items()
+        if step_of(name) not in after and record.state in SETTLED - {StepState.FAILED, StepState.CANCELLED}
+    }
+
+
+def repetition(run: Run, inherited: Mapping[str, StepRecord], origin: StoredEvent | None, event_id: str) -> Acceptable:
+    """The event that starts a repetition of a run: with the bytes and headers of the one that had started it."""
+    request = msgspec.structs.replace(
+        run.request, event_id=event_id, parent=None, rerun_of=run.id, inherited=dict(inherited)
+    )
+    decision = Decision(outcome="accepted", scheme="rerun", reason=f"repeats run {run.id}")
+    head = Head(app_id=run.request.app_id, token_id=run.request.token_id, decision=decision)
+    if origin is not None:
+        head = msgspec.structs.replace(origin.head, decision=decision)
+    body = b"" if origin is None else origin.body
+    return Acceptable(id=event_id, body=body, body_hash=hash_body(body), keys=[], head=head, requests=[request])
