@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from gateway.cli import configuring, demo, hooking, looking, managing, publishing, sending, serving
+from gateway.cli import acting, configuring, demo, hooking, looking, managing, publishing, sending, serving
 
 app = typer.Typer(
     name="gateway",
@@ -36,6 +36,13 @@ looking.workflows.command("diff")(publishing.diff)
 looking.workflows.command("rollback")(publishing.rollback)
 looking.workflows.command("remove")(publishing.remove)
 app.add_typer(looking.workflows, name="workflow", rich_help_panel=LOOK)
+looking.runs.command("cancel")(acting.cancel)
+looking.runs.command("retry")(acting.retry)
+looking.runs.command("resume")(acting.resume)
+looking.runs.command("rerun")(acting.rerun)
+looking.runs.command("signal")(acting.signal)
+looking.runs.command("approve")(acting.approve)
+looking.runs.command("reject")(acting.reject)
 app.add_typer(looking.runs, name="run", rich_help_panel=LOOK)
 app.add_typer(looking.callbacks, name="callback", rich_help_panel=LOOK)
 app.command("send", rich_help_panel=TRY)(sending.send)

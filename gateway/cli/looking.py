@@ -21,7 +21,9 @@ from gateway.cli.common import (
 )
 
 workflows = typer.Typer(help="Workflows: list, show, upload, compare, roll back.", no_args_is_help=True)
-runs = typer.Typer(help="Runs: list, show, tail.", no_args_is_help=True)
+runs = typer.Typer(
+    help="Runs: list, show, tail; cancel, retry, resume, rerun, signal, approve, reject.", no_args_is_help=True
+)
 callbacks = typer.Typer(help="Callbacks: list, show.", no_args_is_help=True)
 
 Limit = Annotated[int, typer.Option(help="How many, the newest first.", min=1, max=1000)]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from gateway.web.api_lists import LISTS
 from gateway.web.api_runs import RUNS
+from gateway.web.api_steering import STEERING
 from gateway.web.api_tokens import TOKENS
 from gateway.web.api_workflows import WORKFLOWS
 from gateway.web.callers import bearer
@@ -20,5 +21,5 @@ API = Dialect(
     credential=bearer(b"authorization"),
     refuse=refuse,
     media_type="application/problem+json",
-    endpoints=(*RUNS, *LISTS, *WORKFLOWS, *TOKENS),
+    endpoints=(*RUNS, *STEERING, *LISTS, *WORKFLOWS, *TOKENS),
 )

@@ -18,7 +18,7 @@ from gateway.errors import Forbidden
 from gateway.tokens import SCOPES
 from gateway.web.callers import BEARER
 from gateway.web.endpoints import Dialect, Endpoint
-from tests.tools import signed, tell
+from tests.tools import KEYS, signed, tell
 from tests.tools_api import Api, serving
 
 ROWS = [(dialect, endpoint) for dialect in DIALECTS for endpoint in dialect.endpoints]
@@ -34,7 +34,8 @@ TURN = {"workflowId": "greet", "version": 1, "input": {}}
 class Touch(msgspec.Struct, frozen=True):
     """A call that would succeed: its path with what exists, its body; `narrows` when it touches `greet` or `sent`.
 
-    A route that `waits` for a run's end needs a worker.
+    A route that `waits` for a run's end needs a worker. `marks` are fields of the run as they must be before, and
+    `over` says that it must have ended.
     """
 
     path: str
@@ -42,6 +43,8 @@ class Touch(msgspec.Struct, frozen=True):
     narrows: bool = False
     listed: bool = False
     waits: bool = False
+    marks: dict[str, str] = {}
+    over: bool = False
 
 
 ROUTES: dict[str, Touch] = {
@@ -51,6 +54,18 @@ ROUTES: dict[str, Touch] = {
     "GET /api/v1/runs/{run_id}/steps": Touch("/api/v1/runs/{run}/steps", narrows=True),
     "GET /api/v1/runs/{run_id}/timeline": Touch("/api/v1/runs/{ended}/timeline", narrows=True),
     "POST /api/v1/runs/{run_id}/cancel": Touch("/api/v1/runs/{run}/cancel", narrows=True),
+    "POST /api/v1/runs/{run_id}/signals/{name}": Touch("/api/v1/runs/{run}/signals/go", 1, narrows=True),
+    "POST /api/v1/runs/{run_id}/approvals/{step}": Touch(
+        "/api/v1/runs/{run}/approvals/ask",
+        {"decision": "approve"},
+        narrows=True,
+        marks={"step:ask": '{"state": "waiting", "waits_for": "approval"}'},
+    ),
+    "POST /api/v1/runs/{run_id}/resume": Touch(
+        "/api/v1/runs/{run}/resume", {}, narrows=True, marks={"step:lost": '{"state": "unknown"}'}
+    ),
+    "POST /api/v1/runs/{run_id}/retry": Touch("/api/v1/runs/{run}/retry", narrows=True, over=True),
+    "POST /api/v1/runs/{run_id}/rerun": Touch("/api/v1/runs/{run}/rerun", {}, narrows=True),
     "GET /api/v1/events": Touch("/api/v1/events", listed=True),
     "GET /api/v1/events/{event_id}": Touch("/api/v1/events/{event}", narrows=True),
     "GET /api/v1/callbacks": Touch("/api/v1/callbacks", listed=True),
@@ -151,12 +166,20 @@ class Stage:
     async def try_as(self, dialect: Dialect, endpoint: Endpoint, headers: dict[str, str]) -> Any:
         """One whole call; an open run is there for each that needs one."""
         touch = ROUTES[name_of(endpoint)]
-        run = await self.api.start("greet") if "{run}" in touch.path else 0
         if "{sent}" in touch.path:
             await self.api.post("/api/v1/workflows", FRESH)
+        run = await self._make_run(touch) if "{run}" in touch.path else 0
         path = touch.path.format(run=run, **self.found)
         content = write_body(touch.body, self.found["conversation"])
         return await self.api.client.request(endpoint.method, path, content=content, headers=headers)
+
+    async def _make_run(self, touch: Touch) -> int:
+        run = await self.api.start("greet")
+        if touch.marks:
+            await self.api.redis.hset(KEYS.run(run), mapping=touch.marks)
+        if touch.over:
+            await self.api.post(f"/api/v1/runs/{run}/cancel")
+        return run
 
     async def status_of(self, dialect: Dialect, endpoint: Endpoint, text: str | None) -> int:
         headers = {} if text is None else credential(dialect, text)
