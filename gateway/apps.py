@@ -78,6 +78,11 @@ class App(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True,
     credits: Allowance | None = None
     managed_by: str = "api"
 
+    @property
+    def payer(self) -> str:
+        """The name of its balance."""
+        return f"app:{self.id}"
+
 
 class Trigger:
     """A trigger with its expressions compiled."""
@@ -112,7 +117,7 @@ class LiveApp:
         self.verify_token = _find_verify_token(app, resolve)
         self.triggers = tuple(Trigger(settings, f"triggers[{i}]") for i, settings in enumerate(app.triggers))
         self.dedupe = compile_dedupe(app.dedupe)
-        self.payer = f"app:{app.id}"
+        self.payer = app.payer
         self.callback_secret = None if app.callback is None else resolve(app.callback.secret, f"app:{app.name}")
 
 

@@ -19,6 +19,7 @@ from gateway.credits import read_costs
 from gateway.dialects import arcee, arkai, eai, orqo
 from gateway.egress import read_policy
 from gateway.errors import GatewayError
+from gateway.management import Management
 from gateway.metrics import Metrics
 from gateway.secrets import read_master_keys
 from gateway.service import Service
@@ -27,10 +28,12 @@ from gateway.store.accepting import Acceptor
 from gateway.store.catalog import Catalog
 from gateway.store.connection import Redis, check_server, connect
 from gateway.store.keys import Keys
+from gateway.store.listing import Listing
 from gateway.store.reading import Reader
 from gateway.store.records import Records
 from gateway.store.refusals import Refusals
 from gateway.store.registry import Registry
+from gateway.store.uses import Uses
 from gateway.store.waiting import Waiters
 from gateway.web import api
 from gateway.web.adapter import Adapters
@@ -98,9 +101,11 @@ class House:
         self._settings = settings
         self._redis = connect(store_url(settings))
         self._accepting = connect(store_url(settings), timeout=settings.accept_timeout)
-        self._client = Client(read_policy(settings.egress_allow))
+        policy, sealing = read_policy(settings.egress_allow), master_keys(settings)
+        self._client = Client(policy)
         catalog = Catalog(self._redis, keys)
-        self._registry = Registry(self._redis, catalog, keys.named("changed"), master_keys(settings))
+        self._registry = Registry(self._redis, catalog, keys.named("changed"), sealing)
+        self._uses = Uses(self._redis, keys)
         self._waiters = Waiters(self._redis, keys)
         self._refusals = Refusals(self._redis, keys)
         metrics = Metrics()
@@ -121,7 +126,14 @@ class House:
             trusted=settings.trusted_workflows,
             costs=costs,
         )
-        self.parts = Parts(control, Gatekeeper(self._registry), settings.max_body, settings.body_timeout)
+        self.parts = Parts(
+            control=control,
+            management=Management(catalog, sealing, policy, refresh=self._registry.load),
+            listing=Listing(self._redis, keys),
+            gatekeeper=Gatekeeper(self._registry, note=self._uses.note),
+            max_body=settings.max_body,
+            body_timeout=settings.body_timeout,
+        )
 
     @contextlib.asynccontextmanager
     async def open(self, _: Starlette) -> AsyncIterator[None]:
@@ -138,6 +150,7 @@ class House:
             await self._registry.stop_watching()
             await self._waiters.close()
             await self._refusals.close()
+            await self._uses.close()
             await self._accepting.aclose()
             await self._redis.aclose()
 

@@ -28,7 +28,7 @@ from gateway.store.catalog import Catalog
 from gateway.store.connection import MISTAKES
 from gateway.store.reading import Page, Reader, RunFilter, StoredEvent
 from gateway.store.records import Records, Write, final_fields
-from gateway.tokens import Token, new_token
+from gateway.tokens import Token
 from gateway.triggers import check_input
 from gateway.workflows import Published, Workflow
 
@@ -63,7 +63,6 @@ class Directory(Protocol):
     apps: dict[str, LiveApp]
     workflows: dict[str, Published]
     hooks: dict[str, Hook]
-    tokens: dict[str, Token]
 
     async def load(self) -> None: ...
 
@@ -263,30 +262,6 @@ class Control:
             message = f"there is no app {name!r}"
             raise NotFound(message)
         return found[0]
-
-    def tokens(self) -> list[Token]:
-        """All tokens, the oldest first."""
-        return sorted(self._directory.tokens.values(), key=lambda each: (each.created_at, each.id))
-
-    async def add_token(self, name: str, scopes: list[str], seconds: float | None) -> tuple[str, Token]:
-        """Make a token that may be used at once: its text, and what is kept of it."""
-        text, token = new_token(name, scopes, self._clock(), seconds)
-        await self.catalog.put_token(token)
-        await self._directory.load()
-        return text, token
-
-    async def revoke_token(self, token_id: str) -> Token:
-        """End a token at once. Raises NotFound."""
-        token = self._directory.tokens.get(token_id)
-        if token is None:
-            message = f"there is no token {token_id!r}"
-            raise NotFound(message)
-        if token.revoked_at is None:
-            token = msgspec.structs.replace(token, revoked_at=int(self._clock()))
-            await self.catalog.put_token(token)
-            # Other receivers are told by the store; this one need not wait for the word.
-            await self._directory.load()
-        return token
 
     def _event(
         self, order: Order, published: Published, workflow: Workflow, token: Token | None, body: bytes, key: str | None

@@ -39,6 +39,28 @@ class Payment(msgspec.Struct, frozen=True):
     cost: int
 
 
+class Balance(msgspec.Struct, frozen=True):
+    """Credits that are left, of how many, and when there will be as many again (unix milliseconds; None: never, or a
+    period after the first use).
+    """
+
+    left: int
+    amount: int
+    refill_at: int | None
+
+
+def read_balance(allowance: Allowance, left: bytes | None, since: bytes | None, now_ms: int) -> Balance:
+    """A balance from what the store keeps of it, with the refill that is due: periods follow each other without gaps."""
+    if left is None or since is None:
+        return Balance(allowance.amount, allowance.amount, None)
+    period, begun = allowance.period_ms, int(since)
+    if not period:
+        return Balance(int(float(left)), allowance.amount, None)
+    if now_ms >= begun + period:
+        return Balance(allowance.amount, allowance.amount, now_ms - (now_ms - begun) % period + period)
+    return Balance(int(float(left)), allowance.amount, begun + period)
+
+
 def read_costs(text: str) -> dict[str, int]:
     """Costs by kind of step, from `http=1,python=2`. Raises ConfigError naming the piece that can't be read."""
     costs: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""What we show of apps, workflows, events, callbacks and tokens: one definition for the commands and the API. Silent.
+"""What we show of apps, hooks, workflows, events, callbacks and tokens: one definition for the commands and the API. Silent.
 
 Times are ISO 8601 in UTC, durations milliseconds. The documents of runs and steps stand beside runs.
 """
@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from gateway.adapters import AdapterSettings
 from gateway.apps import App, read_verify
 from gateway.callbacks import Attempt, Callback
+from gateway.credits import Balance
 from gateway.events import Decision, Head
+from gateway.hooks import Hook
+from gateway.registrations import Registration
 from gateway.runs import CallbackState, Run, RunDocument, fields_of, iso
 from gateway.tokens import Token
 from gateway.versions import Change, Difference, Version
@@ -128,6 +131,31 @@ class WholeWorkflow(WorkflowDocument, frozen=True, kw_only=True):
     versions: list[VersionDocument]
 
 
+class CreditsDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """A balance: credits left of `amount`, and when there are as many again."""
+
+    left: int
+    amount: int
+    refill_at: str | None
+
+
+class HookDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """A workflow's own URL, without its token."""
+
+    id: str
+    name: str
+    workflow: str
+    status: Literal["active", "disabled"]
+    created_at: str | None
+
+
+class NewHook(HookDocument, frozen=True, kw_only=True):
+    """A hook that was just made; its token, and the URL with it, are shown this once."""
+
+    token: str
+    url: str
+
+
 class AppDocument(msgspec.Struct, frozen=True, kw_only=True):
     """A registered sender. `secrets` says where each is kept, never what it is."""
 
@@ -145,10 +173,18 @@ class AppDocument(msgspec.Struct, frozen=True, kw_only=True):
     dedupe: str | None
     disabled: bool
     managed_by: str
+    credits: CreditsDocument | None
+
+
+class NewApp(AppDocument, frozen=True, kw_only=True):
+    """An app with the secrets that were just made for it, shown this once."""
+
+    secret: str
+    callback_secret: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class TokenDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """An API token, without its secret."""
+    """An API token, without its secret. `last_used_at` is true to the minute, and a few seconds late."""
 
     id: str
     name: str
@@ -157,6 +193,8 @@ class TokenDocument(msgspec.Struct, frozen=True, kw_only=True):
     created_at: str | None
     expires_at: str | None
     revoked_at: str | None
+    last_used_at: str | None
+    credits: CreditsDocument | None
 
 
 class NewToken(TokenDocument, frozen=True, kw_only=True):
@@ -227,24 +265,23 @@ def describe_difference(found: Difference) -> DifferenceDocument:
     )
 
 
-def describe_app(app: App) -> AppDocument:
+def describe_app(app: App, balance: Balance | None = None) -> AppDocument:
     """An app's document. Raises ConfigError when its `verify` can't be read."""
-    return AppDocument(
-        id=app.id,
-        name=app.name,
-        token=app.token,
-        path=f"/api/v1/webhooks/{app.id}",
-        token_path=f"/api/v1/webhooks/{app.token}",
-        capabilities=app.capabilities,
-        adapter=app.adapter.url if isinstance(app.adapter, AdapterSettings) else app.adapter,
-        scheme=_name_scheme(app),
-        secrets=[reference.label for reference in read_verify(app)[1]],
-        triggers=[trigger.name for trigger in app.triggers],
-        callback_url=app.callback.url if app.callback else None,
-        dedupe=app.dedupe,
-        disabled=app.disabled,
-        managed_by=app.managed_by,
-    )
+    return AppDocument(**_app_fields(app, balance))
+
+
+def describe_new_app(made: Registration, balance: Balance | None = None) -> NewApp:
+    """An app with its new secrets. Raises ConfigError when its `verify` can't be read."""
+    callback_secret = msgspec.UNSET if made.callback_secret is None else made.callback_secret
+    return NewApp(**_app_fields(made.app, balance), secret=made.secret, callback_secret=callback_secret)
+
+
+def describe_hook(hook: Hook) -> HookDocument:
+    return HookDocument(**_hook_fields(hook))
+
+
+def describe_new_hook(hook: Hook, token: str) -> NewHook:
+    return NewHook(**_hook_fields(hook), token=token, url=f"/api/v1/hooks/{token}")
 
 
 def _name_scheme(app: App) -> str | None:
@@ -255,12 +292,16 @@ def _name_scheme(app: App) -> str | None:
     return str(app.verify.get("scheme", "written out")) if isinstance(app.verify, dict) else app.verify
 
 
-def describe_token(token: Token, now: float) -> TokenDocument:
-    return TokenDocument(**_token_fields(token, now))
+def describe_token(token: Token, now: float, used: int | None = None, balance: Balance | None = None) -> TokenDocument:
+    """A token's document; `used` is when it last was (unix seconds)."""
+    return TokenDocument(**_token_fields(token, now, used, balance))
 
 
 def describe_new_token(token: Token, text: str, now: float) -> NewToken:
-    return NewToken(**_token_fields(token, now), token=text)
+    """A token that nobody has used yet, with its text."""
+    credits = token.credits
+    balance = None if credits is None else Balance(credits.amount, credits.amount, None)
+    return NewToken(**_token_fields(token, now, None, balance), token=text)
 
 
 def _callback_fields(callback: Callback) -> dict[str, Any]:
@@ -328,7 +369,43 @@ def _version_fields(version: Version) -> dict[str, Any]:
     }
 
 
-def _token_fields(token: Token, now: float) -> dict[str, Any]:
+def _app_fields(app: App, balance: Balance | None) -> dict[str, Any]:
+    return {
+        "id": app.id,
+        "name": app.name,
+        "token": app.token,
+        "path": f"/api/v1/webhooks/{app.id}",
+        "token_path": f"/api/v1/webhooks/{app.token}",
+        "capabilities": app.capabilities,
+        "adapter": app.adapter.url if isinstance(app.adapter, AdapterSettings) else app.adapter,
+        "scheme": _name_scheme(app),
+        "secrets": [reference.label for reference in read_verify(app)[1]],
+        "triggers": [trigger.name for trigger in app.triggers],
+        "callback_url": app.callback.url if app.callback else None,
+        "dedupe": app.dedupe,
+        "disabled": app.disabled,
+        "managed_by": app.managed_by,
+        "credits": _describe_balance(balance),
+    }
+
+
+def _hook_fields(hook: Hook) -> dict[str, Any]:
+    return {
+        "id": hook.id,
+        "name": hook.name,
+        "workflow": hook.workflow,
+        "status": hook.state,
+        "created_at": iso(hook.created_at * 1000),
+    }
+
+
+def _describe_balance(balance: Balance | None) -> CreditsDocument | None:
+    if balance is None:
+        return None
+    return CreditsDocument(left=balance.left, amount=balance.amount, refill_at=iso(balance.refill_at))
+
+
+def _token_fields(token: Token, now: float, used: int | None, balance: Balance | None) -> dict[str, Any]:
     return {
         "id": token.id,
         "name": token.name,
@@ -337,4 +414,6 @@ def _token_fields(token: Token, now: float) -> dict[str, Any]:
         "created_at": iso(token.created_at * 1000),
         "expires_at": None if token.expires_at is None else iso(token.expires_at * 1000),
         "revoked_at": None if token.revoked_at is None else iso(token.revoked_at * 1000),
+        "last_used_at": None if used is None else iso(used * 1000),
+        "credits": _describe_balance(balance),
     }

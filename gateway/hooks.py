@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Callable, Mapping
 
 import msgspec
@@ -15,6 +16,8 @@ from gateway.errors import Conflict, NotFound
 
 TOKEN_BYTES = 32
 ID_BYTES = 6
+ID_FORM = "hook_[0-9a-f]{12}"
+"""17 characters: no token, of 43, is an id, so that both may stand in the same place of a path."""
 
 
 class Hook(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -41,6 +44,11 @@ def new_hook(workflow: str, name: str, now: float, noise: Callable[[int], bytes]
     token = base64.urlsafe_b64encode(noise(TOKEN_BYTES)).decode().rstrip("=")
     hook_id = "hook_" + noise(ID_BYTES).hex()
     return token, Hook(id=hook_id, name=name, workflow=workflow, hash=hash_token(token), created_at=int(now))
+
+
+def is_hook_id(text: str) -> bool:
+    """Whether this is an id, which may be shown, and no token, which may not."""
+    return re.fullmatch(ID_FORM, text, re.ASCII) is not None
 
 
 def hash_token(token: str) -> str:

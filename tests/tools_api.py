@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -46,6 +47,9 @@ workflows:
       - {id: c, python: asyncio:sleep, with: 0.3}
       - {id: d, needs: [a, b, c], transform: 2}
 """
+
+
+MASTER_KEY = base64.b64encode(b"a key of the tests, 32 bytes..!!").decode()
 
 
 class Api:
@@ -95,7 +99,7 @@ class Api:
 @contextlib.asynccontextmanager
 async def serving(store: str, folder: Path, *, worker: bool = True, **changes: object) -> AsyncIterator[Api]:
     """A gateway with FILE published and an admin's token."""
-    settings = settings_for(store, folder, **changes)
+    settings = settings_for(store, folder, **({"master_keys": MASTER_KEY} | changes))
     async with contextlib.AsyncExitStack() as stack:
         redis = await stack.enter_async_context(connected(store))
         await publish(redis, FILE)

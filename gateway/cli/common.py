@@ -8,11 +8,14 @@ import json
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from datetime import datetime
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
 
 from gateway.errors import GatewayError
+
+if TYPE_CHECKING:
+    from gateway.management import Management
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Result = TypeVar("Result")
@@ -76,13 +79,26 @@ class Shard:
     def __init__(self, redis: Any, settings: Any) -> None:
         from gateway.store.catalog import Catalog
         from gateway.store.keys import Keys
+        from gateway.store.listing import Listing
         from gateway.store.reading import Reader
 
         self.redis = redis
         self.settings = settings
         self.keys = Keys()
         self.reader = Reader(redis, self.keys)
+        self.listing = Listing(redis, self.keys)
         self.catalog = Catalog(redis, self.keys)
+
+    def management(self, *, sealing: bool = False) -> Management:
+        """What changes apps, hooks and tokens. `sealing` sees to it that there is a master key to keep secrets under."""
+        from gateway.asgi import master_keys
+        from gateway.egress import read_policy
+        from gateway.machine import ensure_master_key
+        from gateway.management import Management
+
+        if sealing:
+            ensure_master_key(self.settings)
+        return Management(self.catalog, master_keys(self.settings), read_policy(self.settings.egress_allow))
 
 
 def with_store(work: Callable[[Shard], Coroutine[Any, Any, Result]]) -> Result:

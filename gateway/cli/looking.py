@@ -152,10 +152,11 @@ def list_callbacks(limit: Limit = 20, status: Status = None, json: Json = False)
     """The callbacks that moved last."""
     from gateway.documents import describe_callback, plain
     from gateway.runs import CallbackState
+    from gateway.store.listing import CallbackFilter
 
     _check_word(status, [str(state) for state in CallbackState])
-    newest = with_store(lambda shard: shard.reader.callbacks(state=status, limit=limit))
-    found = [plain(describe_callback(each)) for each in newest]
+    page = with_store(lambda shard: shard.listing.callbacks(CallbackFilter(state=status), limit))
+    found = [plain(describe_callback(each.callback)) for each in page.found]
     if json:
         print_json(found)
         return

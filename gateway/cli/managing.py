@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import secrets as randomness
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
 import typer
@@ -30,11 +29,16 @@ tokens = typer.Typer(help="API tokens: create, list, revoke.", no_args_is_help=T
 @apps.command("list")
 def list_apps(json: Json = False) -> None:
     """All registered senders."""
-    found = [_app_words(each) for each in with_store(_read_apps)]
+
+    async def work(shard: Shard) -> list[dict[str, Any]]:
+        apps = (await shard.catalog.read()).apps.values()
+        return await _describe_apps(shard, sorted(apps, key=lambda each: each.id))
+
+    found = with_store(work)
     if json:
         print_json(found)
         return
-    rows = table("id", "name", "scheme", "starts", "callback", "from")
+    rows = table("id", "name", "scheme", "starts", "callback", "credits", "from")
     for each in found:
         starts = "what the body names" if each["adapter"] == "direct" else ", ".join(each["triggers"]) or "nothing"
         name = each["name"] + (" [yellow](disabled)[/yellow]" if each["disabled"] else "")
@@ -44,6 +48,7 @@ def list_apps(json: Json = False) -> None:
             each["scheme"] or "[red]none[/red]",
             starts,
             each["callback_url"] or "–",
+            _credit_words(each["credits"]),
             each["managed_by"],
         )
     out().print(rows if found else "no apps yet; write one in gateway.yaml, or `gateway app add`")
@@ -52,14 +57,20 @@ def list_apps(json: Json = False) -> None:
 @apps.command("show")
 def show_app(name: Annotated[str, typer.Argument(help="Id, name or token.")], json: Json = False) -> None:
     """One app: its address, how it is verified, what it starts."""
-    found = next((each for each in with_store(_read_apps) if name in (str(each.id), each.name, each.token)), None)
-    if found is None:
+
+    async def work(shard: Shard) -> list[dict[str, Any]]:
+        apps = (await shard.catalog.read()).apps.values()
+        named = [each for each in apps if name in (str(each.id), each.name, each.token)]
+        return await _describe_apps(shard, named)
+
+    found = with_store(work)
+    if not found:
         fail(f"there is no app {name!r}; `gateway app list` shows those there are")
-    document = _app_words(found)
+    document = found[0]
     if json:
         print_json(document)
         return
-    for field, value in document.items():
+    for field, value in (document | {"credits": _credit_words(document["credits"])}).items():
         out().print(f"[dim]{field:<14}[/dim] {value if value not in (None, []) else '–'}")
 
 
@@ -72,131 +83,84 @@ def add_app(
     json: Json = False,
 ) -> None:
     """Register a sender with a new secret, shown once and kept encrypted."""
-    secret, callback_secret = _new_secret(scheme), "whsec_" + _base64(randomness.token_bytes(32))
+    from gateway.registrations import Wish
 
-    async def work(shard: Shard) -> Any:
-        return await shard.catalog.add_app(_new_app(shard, name, scheme, direct, callback_url, secret, callback_secret))
-
-    added = with_store(work)
-    document = _app_words(added) | {"secret": secret}
-    if callback_url:
-        document["callback_secret"] = callback_secret
+    wish = Wish(name=name, scheme=scheme, direct=direct, callback_url=callback_url)
+    document = _describe_new(with_store(lambda shard: shard.management(sealing=True).add_app(wish)))
     if json:
         print_json(document)
         return
     screen = out()
-    screen.print(f"[green]✔[/green] app [bold]{added.name}[/bold], id {added.id}")
+    screen.print(f"[green]✔[/green] app [bold]{document['name']}[/bold], id {document['id']}")
     screen.print(f"  [dim]post to        [/dim] {document['path']}  (or {document['token_path']})")
-    screen.print(f"  [dim]secret         [/dim] {secret}")
+    screen.print(f"  [dim]secret         [/dim] {document['secret']}")
     if callback_url:
-        screen.print(f"  [dim]callback secret[/dim] {callback_secret}")
+        screen.print(f"  [dim]callback secret[/dim] {document['callback_secret']}")
     screen.print("  Keep what is secret now; it is not shown again.")
-
-
-def _new_app(
-    shard: Shard, name: str, scheme: str, direct: bool, callback_url: str | None, secret: str, callback_secret: str
-) -> Any:
-    from gateway.apps import App, CallbackSettings, check_app
-    from gateway.asgi import master_keys
-    from gateway.egress import check_url, read_policy
-    from gateway.machine import ensure_master_key
-    from gateway.secrets import SecretRef, seal
-
-    refusal = callback_url and check_url(read_policy(shard.settings.egress_allow), callback_url)
-    if refusal:
-        fail(f"--callback-url: {refusal}")
-    ensure_master_key(shard.settings)
-    keys, owner = master_keys(shard.settings), f"app:{name}"
-    sealed = {"sealed": seal(keys, owner, secret)}
-    callback = None
-    if callback_url:
-        callback = CallbackSettings(url=callback_url, secret=SecretRef(sealed=seal(keys, owner, callback_secret)))
-    app = App(
-        name=name,
-        adapter="direct" if direct else None,
-        verify={"scheme": scheme, "secrets": [sealed]},
-        callback=callback,
-    )
-    check_app(app)
-    return app
 
 
 @apps.command("disable")
 def disable_app(name: Changed, json: Json = False) -> None:
     """Answer 403 to whatever it sends, until it is enabled again."""
-    import msgspec
-
-    _change_app(name, lambda app: msgspec.structs.replace(app, disabled=True), "is disabled", json)
+    _change_app(lambda shard: shard.management().disable_app(name), "is disabled", json)
 
 
 @apps.command("enable")
 def enable_app(name: Changed, json: Json = False) -> None:
     """Let a disabled app send again."""
-    import msgspec
-
-    _change_app(name, lambda app: msgspec.structs.replace(app, disabled=False), "is enabled", json)
+    _change_app(lambda shard: shard.management().disable_app(name, disabled=False), "is enabled", json)
 
 
 @apps.command("remove")
 def remove_app(name: Changed, json: Json = False) -> None:
     """Forget an app; its address is not found any more. Its runs stay."""
-    _change_app(name, lambda _: None, "is removed", json)
+    _change_app(lambda shard: shard.management().remove_app(name), "is removed", json)
 
 
 @apps.command("rotate-secret")
 def rotate_secret(name: Changed, json: Json = False) -> None:
     """Give an app a new secret, shown once. The one it had is taken as well, until the next rotation."""
-    made: list[str] = []
-
-    async def work(shard: Shard) -> Any:
-        return await shard.catalog.change_app(name, lambda app: _rotated(shard, app, made))
-
-    app = with_store(work)
+    document = _describe_new(with_store(lambda shard: shard.management(sealing=True).rotate_secret(name)))
     if json:
-        print_json(_app_words(app) | {"secret": made[-1]})
+        print_json(document)
         return
     screen = out()
-    screen.print(f"[green]✔[/green] app [bold]{app.name}[/bold] has a new secret; the old one is taken as well")
-    screen.print(f"  [dim]secret[/dim] {made[-1]}\n  Keep it now; it is not shown again.")
+    screen.print(f"[green]✔[/green] app [bold]{document['name']}[/bold] has a new secret; the old one is taken as well")
+    screen.print(f"  [dim]secret[/dim] {document['secret']}\n  Keep it now; it is not shown again.")
 
 
-def _rotated(shard: Shard, app: Any, made: list[str]) -> Any:
-    import msgspec
+def _change_app(work: Callable[[Shard], Coroutine[Any, Any, Any]], done: str, json: bool) -> None:
+    async def change(shard: Shard) -> dict[str, Any]:
+        (document,) = await _describe_apps(shard, [await work(shard)])
+        return document
 
-    from gateway.apps import read_verify
-    from gateway.asgi import master_keys
-    from gateway.errors import Conflict
-    from gateway.machine import ensure_master_key
-    from gateway.secrets import seal
-
-    references = read_verify(app)[1]
-    if not isinstance(app.verify, dict) or not references:
-        message = f"app {app.name!r} has no secret to rotate"
-        raise Conflict(message)
-    ensure_master_key(shard.settings)
-    made.append(_new_secret({part: value for part, value in app.verify.items() if part != "secrets"}))
-    sealed = {"sealed": seal(master_keys(shard.settings), f"app:{app.name}", made[-1])}
-    secrets = [sealed, msgspec.to_builtins(references[0])]
-    return msgspec.structs.replace(app, verify=app.verify | {"secrets": secrets})
-
-
-def _change_app(name: str, change: Callable[[Any], Any], done: str, json: bool) -> None:
-    app = with_store(lambda shard: shard.catalog.change_app(name, change))
+    document = with_store(change)
     if json:
-        print_json(_app_words(app))
+        print_json(document)
         return
-    out().print(f"[green]✔[/green] app [bold]{app.name}[/bold] {done}")
+    out().print(f"[green]✔[/green] app [bold]{document['name']}[/bold] {done}")
 
 
-async def _read_apps(shard: Shard) -> list[Any]:
-    return sorted((await shard.catalog.read()).apps.values(), key=lambda each: each.id)
-
-
-def _app_words(app: Any) -> dict[str, Any]:
+async def _describe_apps(shard: Shard, apps: list[Any]) -> list[dict[str, Any]]:
     from gateway.documents import describe_app, plain
 
+    balances = await shard.reader.balances({each.payer: each.credits for each in apps if each.credits})
+    return [plain(describe_app(each, balances.get(each.payer))) for each in apps]
+
+
+def _describe_new(made: Any) -> dict[str, Any]:
+    from gateway.documents import describe_new_app, plain
+
     with plainly():
-        return plain(describe_app(app))
+        return plain(describe_new_app(made))
+
+
+def _credit_words(credits: dict[str, Any] | None) -> str:
+    """A balance as a person reads it; without one there is no limit."""
+    if credits is None:
+        return "–"
+    refill = f", again at {local_time(credits['refill_at'])}" if credits["refill_at"] else ""
+    return f"{credits['left']} of {credits['amount']}{refill}"
 
 
 @tokens.command("create")
@@ -210,7 +174,8 @@ def create_token(
 ) -> None:
     """Make an API token. It is shown once."""
     from gateway.credits import Allowance
-    from gateway.tokens import SCOPES, new_token, read_grant
+    from gateway.documents import describe_new_token, plain
+    from gateway.tokens import SCOPES, read_grant
 
     scopes = scope or ["runs:start", "runs:read"]
     unknown = [each for each in scopes if read_grant(each) is None]
@@ -221,10 +186,10 @@ def create_token(
         allowance = None if credits is None else Allowance(credits, refill)
     except ValueError as error:
         fail(f"--refill: {error}", code=2)
-    text, token = new_token(name, scopes, time.time(), None if days is None else days * 86_400, allowance)
-    with_store(lambda shard: shard.catalog.put_token(token))
+    seconds = None if days is None else days * 86_400
+    text, token = with_store(lambda shard: shard.management().add_token(name, scopes, seconds, allowance))
     if json:
-        print_json(_token_words(token) | {"token": text})
+        print_json(plain(describe_new_token(token, text, time.time())))
         return
     out().print(
         f"[green]✔[/green] token [bold]{name}[/bold] ({', '.join(scopes)})\n\n  {text}\n\n  Keep it now; it is not shown again."
@@ -248,14 +213,19 @@ def _first_call(scopes: list[str], text: str) -> str:
 
 @tokens.command("list")
 def list_tokens(json: Json = False) -> None:
-    """All tokens, without their secrets."""
-    found = [_token_words(each) for each in with_store(_read_tokens)]
+    """All tokens, without their secrets: when each was last used, and what credits it has left."""
+
+    async def work(shard: Shard) -> list[dict[str, Any]]:
+        return await _describe_tokens(shard, await shard.management().tokens())
+
+    found = with_store(work)
     if json:
         print_json(found)
         return
-    rows = table("id", "name", "status", "scopes", "created", "expires")
+    rows = table("id", "name", "status", "scopes", "created", "expires", "last used", "credits")
     for each in found:
         expires = local_time(each["expires_at"]) if each["expires_at"] else "never"
+        used = local_time(each["last_used_at"])[:-3] if each["last_used_at"] else "never"
         rows.add_row(
             each["id"],
             each["name"],
@@ -263,6 +233,8 @@ def list_tokens(json: Json = False) -> None:
             ", ".join(each["scopes"]),
             local_time(each["created_at"]),
             expires,
+            used,
+            _credit_words(each["credits"]),
         )
     out().print(rows if found else "no tokens yet")
 
@@ -270,52 +242,30 @@ def list_tokens(json: Json = False) -> None:
 @tokens.command("revoke")
 def revoke_token(token_id: Annotated[str, typer.Argument(help="The token's id or name.")], json: Json = False) -> None:
     """End a token at once."""
-    import msgspec
 
     async def work(shard: Shard) -> Any:
-        named = [
-            each for each in await _read_tokens(shard) if token_id in (each.id, each.name) and each.revoked_at is None
-        ]
+        management = shard.management()
+        live = [each for each in await management.tokens() if each.revoked_at is None]
+        named = [each.id for each in live if token_id in (each.id, each.name)]
         if len(named) != 1:
-            return None if not named else "several"
-        revoked = msgspec.structs.replace(named[0], revoked_at=int(time.time()))
-        await shard.catalog.put_token(revoked)
-        return revoked
+            return len(named)
+        (document,) = await _describe_tokens(shard, [await management.revoke_token(named[0])])
+        return document
 
     revoked = with_store(work)
-    if revoked is None:
+    if revoked == 0:
         fail(f"there is no live token {token_id!r}; `gateway token list` shows those there are")
-    if revoked == "several":
+    if isinstance(revoked, int):
         fail(f"several tokens are called {token_id!r}; name one by its id")
     if json:
-        print_json(_token_words(revoked))
+        print_json(revoked)
         return
-    out().print(f"[green]✔[/green] token [bold]{revoked.name}[/bold] is revoked")
+    out().print(f"[green]✔[/green] token [bold]{revoked['name']}[/bold] is revoked")
 
 
-async def _read_tokens(shard: Shard) -> list[Any]:
-    return sorted((await shard.catalog.read()).tokens.values(), key=lambda each: each.created_at)
-
-
-def _token_words(token: Any) -> dict[str, Any]:
+async def _describe_tokens(shard: Shard, tokens: list[Any]) -> list[dict[str, Any]]:
     from gateway.documents import describe_token, plain
 
-    return plain(describe_token(token, time.time()))
-
-
-def _new_secret(written: object) -> str:
-    """A secret of the form that senders of this scheme use."""
-    from gateway.signatures import read_scheme
-
-    with plainly():
-        scheme = read_scheme(written, "scheme")
-    raw = randomness.token_bytes(32)
-    if scheme.key in ("whsec", "base64"):
-        return ("whsec_" if scheme.key == "whsec" else "") + _base64(raw)
-    return "gateway:" + raw.hex() if scheme.kind == "basic" else raw.hex()
-
-
-def _base64(raw: bytes) -> str:
-    import base64
-
-    return base64.b64encode(raw).decode()
+    now, used = time.time(), await shard.reader.last_uses()
+    balances = await shard.reader.balances({each.payer: each.credits for each in tokens if each.credits})
+    return [plain(describe_token(each, now, used.get(each.id), balances.get(each.payer))) for each in tokens]

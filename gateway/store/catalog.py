@@ -153,7 +153,8 @@ class Catalog:
         async def write(pipe: Pipeline, now: Contents) -> Changes:
             for other in now.apps.values():
                 if other.name == app.name or other.id == app.id:
-                    message = f"there is an app {other.name!r} with id {other.id} already"
+                    whose = ", which gateway.yaml manages" if other.managed_by == FILE else ""
+                    message = f"there is an app {other.name!r} with id {other.id} already{whose}"
                     raise Conflict(message)
             added[:] = [_complete(app, app.id or _next_id(now.apps), None)]
             pipe.hset(self._keys.named("apps"), str(added[0].id), msgspec.json.encode(added[0]))

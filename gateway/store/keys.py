@@ -29,6 +29,7 @@
     gw:{0}:definition:DIGEST   string  one version of a workflow                           for ever
     gw:{0}:versions:NAME       hash    version number -> digest, label, when published     for ever
     gw:{0}:tokens              hash    token id -> what it may do, and its hash            until removed
+    gw:{0}:tokens:used         zset    token ids, scored by their last use (s, to the minute)  for ever
     gw:{0}:hooks               hash    hook id -> its workflow, and its token's hash       until removed
     gw:{0}:revision            string  counts changes of apps, workflows, tokens, hooks    for ever
     gw:{0}:changed             channel apps, workflows, tokens or hooks changed

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from gateway.callbacks import Callback
-from gateway.credits import Allowance
+from gateway.credits import Allowance, Balance, read_balance
 from gateway.errors import NotFound
 from gateway.events import Head
 from gateway.runs import TERMINAL, Run
@@ -16,19 +16,25 @@ from gateway.store.batches import Batches
 from gateway.store.connection import Redis
 from gateway.store.keys import Keys
 from gateway.store.records import read_callback, read_run
+from gateway.store.uses import USED
 
 CHUNK = 100
 LOOKED_THROUGH = 2000
 
 
-class StoredEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """A verified delivery as the store holds it. `received_at` is milliseconds of the store's clock."""
+class ListedEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """A verified delivery without its bytes. `received_at` is milliseconds of the store's clock."""
 
     id: str
     head: Head
-    body: bytes
     run_ids: list[int]
     received_at: int
+
+
+class StoredEvent(ListedEvent, frozen=True, kw_only=True):
+    """A verified delivery as the store holds it."""
+
+    body: bytes
 
 
 class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,14 +145,23 @@ class Reader:
             raise NotFound(message)
         return runs
 
-    async def balance(self, payer: str, allowance: Allowance) -> int:
-        """How many credits a token or app has left in this period."""
-        left, since = await self._redis.hmget(self._keys.balance(payer), "left", "since")
-        seconds, micros = await self._redis.time()
-        over = since is None or (
-            allowance.period_ms and seconds * 1000 + micros // 1000 >= int(since) + allowance.period_ms
-        )
-        return allowance.amount if over else int(float(left))
+    async def balances(self, payers: Mapping[str, Allowance]) -> dict[str, Balance]:
+        """What each of these tokens and apps has left in this period, and when it gets more."""
+        names = list(payers)
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.time()
+            for name in names:
+                pipe.hmget(self._keys.balance(name), "left", "since")
+            (seconds, micros), *kept = await pipe.execute()
+        now = seconds * 1000 + micros // 1000
+        return {
+            name: read_balance(payers[name], left, since, now) for name, (left, since) in zip(names, kept, strict=True)
+        }
+
+    async def last_uses(self) -> dict[str, int]:
+        """When each token was last used, in unix seconds, true to the minute. Without those that never were."""
+        rows = await self._redis.zrange(self._keys.named(USED), 0, -1, withscores=True)
+        return {token_id.decode(): int(score) for token_id, score in rows}
 
     async def callback(self, callback_id: str) -> Callback:
         """One callback with its attempts. Raises NotFound."""
@@ -155,18 +170,6 @@ class Reader:
             message = f"there is no callback {callback_id!r}"
             raise NotFound(message)
         return read_callback(callback_id, fields)
-
-    async def callbacks(self, *, state: str | None = None, limit: int = 20) -> list[Callback]:
-        """The callbacks that moved last, of one state or of all."""
-        states = [state] if state else ["pending", "sending", "delivered", "failed"]
-        scored: list[tuple[bytes, float]] = []
-        for name in states:
-            scored += await self._redis.zrange(
-                self._keys.state("callback", name), 0, limit - 1, desc=True, withscores=True
-            )
-        ids = [raw.decode() for raw, _ in sorted(scored, key=lambda pair: -pair[1])[:limit]]
-        found = await self._hashes([self._keys.callback(each) for each in ids])
-        return [read_callback(each, fields) for each, fields in zip(ids, found, strict=True) if fields]
 
     async def callbacks_of(self, run_id: int) -> list[Callback]:
         """The callbacks of one run; their ids are kept with the run."""
@@ -181,20 +184,7 @@ class Reader:
         if not fields:
             message = f"there is no event {event_id!r}"
             raise NotFound(message)
-        return _read_event(event_id, fields)
-
-    async def events(self, limit: int, below: str | None = None) -> list[StoredEvent]:
-        """The newest events, those older than the event `below`. Raises NotFound when that is not there any more."""
-        key, first = self._keys.named("events"), 0
-        if below is not None:
-            rank = await self._redis.zrevrank(key, below)
-            if rank is None:
-                message = f"there is no event {below!r}"
-                raise NotFound(message)
-            first = rank + 1
-        ids = [raw.decode() for raw in await self._redis.zrange(key, first, first + limit - 1, desc=True)]
-        found = await self._hashes([self._keys.event(each) for each in ids])
-        return [_read_event(each, fields) for each, fields in zip(ids, found, strict=True) if fields]
+        return read_event(event_id, fields)
 
     async def _ids(self, wanted: RunFilter, before: int | None) -> list[int]:
         if wanted.states:
@@ -226,14 +216,19 @@ class Reader:
             return list(await pipe.execute()) if names else []
 
 
-def _read_event(event_id: str, fields: Mapping[bytes, bytes]) -> StoredEvent:
-    runs = fields[b"runs"].decode()
-    return StoredEvent(
+def read_event(event_id: str, fields: Mapping[bytes, bytes]) -> StoredEvent:
+    """An event from the fields of its hash."""
+    listed = list_event(event_id, fields[b"head"], fields[b"runs"], fields[b"received_at"])
+    return StoredEvent(**msgspec.structs.asdict(listed), body=fields[b"body"])
+
+
+def list_event(event_id: str, head: bytes, runs: bytes, received_at: bytes) -> ListedEvent:
+    """An event from those fields of its hash that are always small."""
+    return ListedEvent(
         id=event_id,
-        head=msgspec.json.decode(fields[b"head"], type=Head),
-        body=fields[b"body"],
-        run_ids=[int(each) for each in runs.split(",") if each],
-        received_at=int(fields[b"received_at"]),
+        head=msgspec.json.decode(head, type=Head),
+        run_ids=[int(each) for each in runs.decode().split(",") if each],
+        received_at=int(received_at),
     )
 
 

@@ -5,6 +5,8 @@ Lists come newest first, a page at a time: `next_cursor` asks for the page after
 
 from __future__ import annotations
 
+from gateway.web.api_apps import APPS
+from gateway.web.api_hooks import HOOKS
 from gateway.web.api_lists import LISTS
 from gateway.web.api_runs import RUNS
 from gateway.web.api_steering import STEERING
@@ -21,5 +23,5 @@ API = Dialect(
     credential=bearer(b"authorization"),
     refuse=refuse,
     media_type="application/problem+json",
-    endpoints=(*RUNS, *STEERING, *LISTS, *WORKFLOWS, *TOKENS),
+    endpoints=(*RUNS, *STEERING, *LISTS, *WORKFLOWS, *APPS, *HOOKS, *TOKENS),
 )

@@ -135,7 +135,7 @@ def read_time(name: str, text: str) -> int:
 
 def _filter(call: Call, query: RunQuery) -> RunFilter:
     return RunFilter(
-        workflow_id=None if query.workflow is None else _workflow_id(call, query.workflow),
+        workflow_id=None if query.workflow is None else workflow_id(call, query.workflow),
         state=query.status,
         app_id=query.app,
         since=None if query.since is None else read_time("since", query.since),
@@ -144,7 +144,8 @@ def _filter(call: Call, query: RunQuery) -> RunFilter:
     )
 
 
-def _workflow_id(call: Call, name: str) -> int:
+def workflow_id(call: Call, name: str) -> int:
+    """The id of a workflow given by id or name. Raises NotFound for a name that nothing has."""
     # The runs of a workflow that was removed can still be found by its id.
     return int(name) if re.fullmatch(DIGITS, name, re.ASCII) else call.control.workflow(name).id
 

@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from gateway.documents import NewToken, TokenDocument, describe_new_token, describe_token
 from gateway.errors import Unprocessable
-from gateway.tokens import SCOPES, read_grant
+from gateway.tokens import SCOPES, Token, read_grant
 from gateway.web.endpoints import Answer, Call, Endpoint
 
 DAY = 86_400
@@ -35,9 +35,9 @@ class TokenPage(msgspec.Struct, frozen=True):
 
 
 async def list_tokens(call: Call) -> Answer:
-    """All tokens, without their secrets."""
-    now = time.time()
-    return 200, TokenPage([describe_token(each, now) for each in call.control.tokens()])
+    """All tokens, without their secrets: when each was last used, and what credits it has left."""
+    tokens = await call.management.tokens()
+    return 200, TokenPage(await _describe(call, tokens))
 
 
 async def make_token(call: Call) -> Answer:
@@ -48,13 +48,21 @@ async def make_token(call: Call) -> Answer:
         message = f"scopes: there is no scope {unknown[0]!r}; scopes are {', '.join(SCOPES)}"
         raise Unprocessable(message)
     seconds = None if wanted.days is None else wanted.days * DAY
-    text, token = await call.control.add_token(wanted.name, wanted.scopes, seconds)
+    text, token = await call.management.add_token(wanted.name, wanted.scopes, seconds)
     return 201, describe_new_token(token, text, time.time())
 
 
 async def revoke_token(call: Call) -> Answer:
     """End a token at once; one that has ended stays so."""
-    return 200, describe_token(await call.control.revoke_token(call.path["token_id"]), time.time())
+    (document,) = await _describe(call, [await call.management.revoke_token(call.path["token_id"])])
+    return 200, document
+
+
+async def _describe(call: Call, tokens: list[Token]) -> list[TokenDocument]:
+    reader, now = call.control.reader, time.time()
+    used = await reader.last_uses()
+    balances = await reader.balances({each.payer: each.credits for each in tokens if each.credits})
+    return [describe_token(each, now, used.get(each.id), balances.get(each.payer)) for each in tokens]
 
 
 TOKENS = (

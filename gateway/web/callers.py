@@ -110,17 +110,25 @@ def _bearer_scheme(name: str) -> dict[str, Any]:
 
 
 class Gatekeeper:
-    """Turns a token's text into a Caller."""
+    """Turns a token's text into a Caller; `note` is told each good use."""
 
-    def __init__(self, tokens: Tokens, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        tokens: Tokens,
+        clock: Callable[[], float] = time.time,
+        note: Callable[[str, float], None] = lambda _token_id, _now: None,
+    ) -> None:
         self._tokens = tokens
         self._clock = clock
+        self._note = note
 
     def identify(self, text: str | None) -> Caller:
         """The caller. Raises Unauthorized, in the same words for a token that is missing, mistyped, unknown or ended."""
         token_id = None if text is None else read_id(text)
         token = None if token_id is None else self._tokens.tokens.get(token_id)
-        if text is None or token is None or not matches(text, token, self._clock()):
+        now = self._clock()
+        if text is None or token is None or not matches(text, token, now):
             message = "a valid API token is needed; make one with `gateway token create`"
             raise Unauthorized(message)
+        self._note(token.id, now)
         return Caller(token)

@@ -15,9 +15,12 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.control import Control
 from gateway.errors import BadRequest, GatewayError, MethodNotAllowed, NotFound, Unavailable
+from gateway.hooks import is_hook_id
+from gateway.management import Management
 from gateway.runs import Run
 from gateway.service import malformed, misshapen
 from gateway.store.connection import MISTAKES
+from gateway.store.listing import Listing
 from gateway.web.bodies import ClientGone, read_body, while_connected
 from gateway.web.callers import Caller, Credential, Gatekeeper, Headers
 
@@ -46,6 +49,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     raw: bytes
     key: str | None
     control: Control
+    management: Management
+    listing: Listing
     headers: Headers = ()
     receive: Receive | None = None
 
@@ -75,6 +80,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     `others` are the answers of other good statuses than `status`.
 
     `where` is the type of the path's parameters: what is not of it is not found. `media` is the answer's media type.
+
+    `shared`: another dialect has the same path and answers for all other methods.
     """
 
     method: str
@@ -93,6 +100,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     example: Any = None
     refuses: tuple[int, ...] = ()
     media: str = "application/json"
+    shared: bool = False
 
 
 class Dialect(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,6 +118,8 @@ class Parts(msgspec.Struct, frozen=True):
     """What every endpoint works with."""
 
     control: Control
+    management: Management
+    listing: Listing
     gatekeeper: Gatekeeper
     max_body: int
     body_timeout: float
@@ -117,9 +127,12 @@ class Parts(msgspec.Struct, frozen=True):
 
 def mount(dialect: Dialect, parts: Parts) -> list[BaseRoute]:
     """A dialect's routes: one per path, which also answers for wrong methods; unknown paths below its prefix are its own."""
-    paths = dict.fromkeys(endpoint.path for endpoint in dialect.endpoints)
+    paths: dict[str, list[Endpoint]] = {}
+    for endpoint in dialect.endpoints:
+        paths.setdefault(endpoint.path, []).append(endpoint)
     routes: list[BaseRoute] = [
-        Route(path, Desk(dialect, [each for each in dialect.endpoints if each.path == path], parts)) for path in paths
+        Route(path, Desk(dialect, found, parts), methods=[each.method for each in found if each.shared] or None)
+        for path, found in paths.items()
     ]
     if dialect.prefix:
         routes.append(Route(dialect.prefix + "/{rest:path}", Desk(dialect, [], parts)))
@@ -174,6 +187,8 @@ class Desk:
             raw=raw,
             key=read_key(endpoint, scope),
             control=self._parts.control,
+            management=self._parts.management,
+            listing=self._parts.listing,
             headers=scope["headers"],
             receive=receive,
         )
@@ -289,4 +304,4 @@ def _single_key(name: str, given: list[str]) -> str:
 def _shown_path(scope: Scope) -> str:
     # A token in a path is a secret, and the log is not its place.
     path, token = str(scope["path"]), scope["path_params"].get("token")
-    return path.replace(token, "…") if token else path
+    return path.replace(token, "…") if token and not is_hook_id(token) else path

@@ -6,6 +6,8 @@ import json
 import re
 from typing import Any
 
+import msgspec
+
 from gateway.web.endpoints import Dialect, Endpoint
 
 PARAMETER = re.compile(r"{(\w+)(?::\w+)?}")
@@ -15,6 +17,7 @@ EXAMPLES = {
     "callback_id": "msg_238_0f1e2d",
     "name": "review",
     "app": "42",
+    "hook_id": "hook_0a1b2c3d4e5f",
 }
 BASE = "http://127.0.0.1:8080"
 TOKEN = "$GATEWAY_TOKEN"  # noqa: S105  a shell variable's name
@@ -44,7 +47,16 @@ def curl(dialect: Dialect, endpoint: Endpoint, base: str = BASE, token: str = TO
 
 def example_path(endpoint: Endpoint) -> str:
     """The row's path with example values in it."""
-    return PARAMETER.sub(lambda match: EXAMPLES.get(match[1], match[1].upper()), endpoint.path)
+    own = _examples_of(endpoint.where)
+    return PARAMETER.sub(lambda match: own.get(match[1]) or EXAMPLES.get(match[1], match[1].upper()), endpoint.path)
+
+
+def _examples_of(where: Any) -> dict[str, str]:
+    """The first example of each of the path's parameters whose type has one."""
+    if where is None:
+        return {}
+    properties = msgspec.json.schema_components([where])[1][where.__name__]["properties"]
+    return {name: str(schema["examples"][0]) for name, schema in properties.items() if "examples" in schema}
 
 
 def _python(dialect: Dialect, endpoint: Endpoint, url: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http.client
 import itertools
+import os
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,18 @@ ROUTES: dict[str, Touch] = {
     "GET /api/v1/workflows/{name}/diff": Touch("/api/v1/workflows/greet/diff?from=1", narrows=True),
     "POST /api/v1/workflows/{name}/rollback": Touch("/api/v1/workflows/{sent}/rollback", {"version": 1}, narrows=True),
     "GET /api/v1/apps": Touch("/api/v1/apps"),
+    "POST /api/v1/apps": Touch("/api/v1/apps", {"name": "{new}"}),
     "GET /api/v1/apps/{app}": Touch("/api/v1/apps/42"),
+    "DELETE /api/v1/apps/{app}": Touch("/api/v1/apps/{made_app}"),
+    "POST /api/v1/apps/{app}/disable": Touch("/api/v1/apps/{made_app}/disable"),
+    "POST /api/v1/apps/{app}/enable": Touch("/api/v1/apps/{made_app}/enable"),
+    "POST /api/v1/apps/{app}/rotate-secret": Touch("/api/v1/apps/{made_app}/rotate-secret"),
+    "GET /api/v1/hooks": Touch("/api/v1/hooks"),
+    "POST /api/v1/hooks": Touch("/api/v1/hooks", {"workflow": "greet"}),
+    "GET /api/v1/hooks/{token:hook}": Touch("/api/v1/hooks/{made_hook}"),
+    "DELETE /api/v1/hooks/{token:hook}": Touch("/api/v1/hooks/{made_hook}"),
+    "POST /api/v1/hooks/{hook_id}/disable": Touch("/api/v1/hooks/{made_hook}/disable"),
+    "POST /api/v1/hooks/{hook_id}/enable": Touch("/api/v1/hooks/{made_hook}/enable"),
     "GET /api/v1/tokens": Touch("/api/v1/tokens"),
     "POST /api/v1/tokens": Touch("/api/v1/tokens", {"name": "x"}),
     "DELETE /api/v1/tokens/{token_id}": Touch("/api/v1/tokens/{token}"),
@@ -106,6 +118,7 @@ ROUTES: dict[str, Touch] = {
 }
 NUMBERS = itertools.count()
 """For what must differ each time it is sent."""
+ABSENT = {"made_app": "999", "made_hook": "hook_0a1b2c3d4e5f"}
 OPEN = {"POST /api/v1/hooks/{token}"}
 """Routes that ask for no token. Each must say here that it means to."""
 
@@ -169,7 +182,7 @@ class Stage:
         if "{sent}" in touch.path:
             await self.api.post("/api/v1/workflows", FRESH)
         run = await self._make_run(touch) if "{run}" in touch.path else 0
-        path = touch.path.format(run=run, **self.found)
+        path = touch.path.format(run=run, **self.found, **await self.make_for(touch.path))
         content = write_body(touch.body, self.found["conversation"])
         return await self.api.client.request(endpoint.method, path, content=content, headers=headers)
 
@@ -180,6 +193,16 @@ class Stage:
         if touch.over:
             await self.api.post(f"/api/v1/runs/{run}/cancel")
         return run
+
+    async def make_for(self, path: str) -> dict[str, str]:
+        """An app or a hook of its own for each call that needs one: some calls remove it."""
+        if "{made_app}" in path:
+            made = await self.api.post("/api/v1/apps", {"name": f"app {os.urandom(6).hex()}"})
+            return {"made_app": str(made.json()["id"])}
+        if "{made_hook}" in path:
+            made = await self.api.post("/api/v1/hooks", {"workflow": "greet"})
+            return {"made_hook": made.json()["id"]}
+        return {}
 
     async def status_of(self, dialect: Dialect, endpoint: Endpoint, text: str | None) -> int:
         headers = {} if text is None else credential(dialect, text)
@@ -196,6 +219,10 @@ def write_body(body: Any, conversation: str = "") -> bytes:
     """A row's body as JSON; none is no bytes."""
     text = b"" if body is None else msgspec.json.encode(body)
     return text.replace(b"{conversation}", conversation.encode()).replace(b"{fresh}", str(next(NUMBERS)).encode())
+    if body is None:
+        return b""
+    content = msgspec.json.encode(body).replace(b"{conversation}", conversation.encode())
+    return content.replace(b"{new}", b"new " + os.urandom(6).hex().encode())
 
 
 def refused_as(dialect: Dialect) -> int:
@@ -329,17 +356,22 @@ def test_no_spelling_of_a_path_gets_past_the_guard(store: str, tmp_path: Path) -
         async with serving(store, tmp_path, worker=False) as api:
             stage = await Stage(api).set()
             before = len((await api.get("/api/v1/runs?limit=200")).json()["data"])
-            tokens = (await api.get("/api/v1/tokens")).text
+            tokens = await states_of(api)
             for _, endpoint in GUARDED:
                 touch = ROUTES[name_of(endpoint)]
                 body = write_body(touch.body)
-                for target in hostile(touch.path.format(run=1, **stage.found)):
+                for target in hostile(touch.path.format(run=1, **stage.found, **ABSENT)):
                     status = await send_raw(api.port, endpoint.method, target, body)
                     assert status in (400, 401, 404, 405), (endpoint.method, target, status)
             assert len((await api.get("/api/v1/runs?limit=200")).json()["data"]) == before
-            assert (await api.get("/api/v1/tokens")).text == tokens
+            assert await states_of(api) == tokens
 
     tell(story())
+
+
+async def states_of(api: Api) -> dict[str, str]:
+    """Every token's status."""
+    return {each["id"]: each["status"] for each in (await api.get("/api/v1/tokens")).json()["data"]}
 
 
 async def send_raw(port: int, method: str, target: str, body: bytes) -> int:

@@ -1,0 +1,151 @@
+"""What commands and API share when they change apps, hooks and tokens: the decision, the store, and the word to others."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+import msgspec
+
+from gateway.apps import App
+from gateway.credits import Allowance
+from gateway.egress import Policy
+from gateway.errors import NotFound
+from gateway.hooks import Hook, find_hook, new_hook
+from gateway.registrations import Noise, Registration, Wish, register, rotate
+from gateway.store.catalog import Catalog, Contents
+from gateway.store.connection import MISTAKES
+from gateway.tokens import Token, new_token
+
+
+async def nobody() -> None:
+    """For those who hold no copy of what is published."""
+
+
+class Management:
+    """Writes to what is published. `refresh` brings the copy at hand up to date before the answer: this process
+    need not wait for the word that the others get. What a file manages is a Conflict.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        master_keys: Sequence[bytes],
+        policy: Policy,
+        *,
+        refresh: Callable[[], Awaitable[None]] = nobody,
+        clock: Callable[[], float] = time.time,
+        noise: Noise = os.urandom,
+    ) -> None:
+        self._catalog = catalog
+        self._master_keys = master_keys
+        self._policy = policy
+        self._refresh = refresh
+        self._clock = clock
+        self._noise = noise
+
+    async def add_app(self, wish: Wish) -> Registration:
+        """Register a sender. Raises Conflict when its name is taken, and what `register` raises."""
+        made = register(wish, self._policy, self._master_keys, self._noise)
+        app = await self._catalog.add_app(made.app)
+        await self._catch_up()
+        return msgspec.structs.replace(made, app=app)
+
+    async def rotate_secret(self, wanted: str) -> Registration:
+        """Give an app, by id or name, a new secret beside the one it has. Raises NotFound or Conflict."""
+        made: list[Registration] = []
+
+        def change(app: App) -> App:
+            # Again from the start where somebody else published meanwhile: the last one is what was written.
+            made.append(rotate(app, self._master_keys, self._noise))
+            return made[-1].app
+
+        await self._catalog.change_app(wanted, change)
+        await self._catch_up()
+        return made[-1]
+
+    async def disable_app(self, wanted: str, disabled: bool = True) -> App:
+        """Answer 403 to whatever it sends, or let it send again. Raises NotFound or Conflict."""
+        return await self._change_app(wanted, lambda app: msgspec.structs.replace(app, disabled=disabled))
+
+    async def remove_app(self, wanted: str) -> App:
+        """Forget an app; its runs stay. Raises NotFound or Conflict."""
+        return await self._change_app(wanted, lambda _: None)
+
+    async def hooks(self) -> list[Hook]:
+        """All hooks, the oldest first."""
+        found = (await self._catalog.read()).hooks.values()
+        return sorted(found, key=lambda each: (each.created_at, each.id))
+
+    async def hook(self, wanted: str) -> Hook:
+        """One hook, by id or name. Raises NotFound, or Conflict when several have this name."""
+        return find_hook((await self._catalog.read()).hooks, wanted)
+
+    async def add_hook(self, workflow: str, name: str | None = None) -> tuple[str, Hook]:
+        """Make a URL that starts a workflow, given by id or name: its token, and what is kept. Raises NotFound."""
+        started = _name_of(await self._catalog.read(), workflow)
+        token, hook = new_hook(started, name or started, self._clock(), self._noise)
+        await self._catalog.add_hook(hook)
+        await self._catch_up()
+        return token, hook
+
+    async def disable_hook(self, wanted: str, disabled: bool = True) -> Hook:
+        """Answer 409 to whoever posts to it, or let it start its workflow again. Raises NotFound or Conflict."""
+        return await self._change_hook(wanted, lambda hook: msgspec.structs.replace(hook, disabled=disabled))
+
+    async def remove_hook(self, wanted: str) -> Hook:
+        """End a hook for good. Raises NotFound or Conflict."""
+        return await self._change_hook(wanted, lambda _: None)
+
+    async def tokens(self) -> list[Token]:
+        """All tokens, the oldest first."""
+        found = (await self._catalog.read()).tokens.values()
+        return sorted(found, key=lambda each: (each.created_at, each.id))
+
+    async def add_token(
+        self, name: str, scopes: list[str], seconds: float | None, allowance: Allowance | None = None
+    ) -> tuple[str, Token]:
+        """Make a token that may be used at once: its text, and what is kept of it."""
+        text, token = new_token(name, scopes, self._clock(), seconds, allowance)
+        await self._catalog.put_token(token)
+        await self._catch_up()
+        return text, token
+
+    async def revoke_token(self, token_id: str) -> Token:
+        """End a token at once; one that has ended stays as it is. Raises NotFound."""
+        token = (await self._catalog.read()).tokens.get(token_id)
+        if token is None:
+            message = f"there is no token {token_id!r}"
+            raise NotFound(message)
+        if token.revoked_at is None:
+            token = msgspec.structs.replace(token, revoked_at=int(self._clock()))
+            await self._catalog.put_token(token)
+            await self._catch_up()
+        return token
+
+    async def _catch_up(self) -> None:
+        # What was changed is changed. The answer, perhaps with a secret, must not be lost for want of a look at it.
+        with contextlib.suppress(*MISTAKES):
+            await self._refresh()
+
+    async def _change_app(self, wanted: str, change: Callable[[App], App | None]) -> App:
+        app = await self._catalog.change_app(wanted, change)
+        await self._catch_up()
+        return app
+
+    async def _change_hook(self, wanted: str, change: Callable[[Hook], Hook | None]) -> Hook:
+        hook = await self._catalog.change_hook(wanted, change)
+        await self._catch_up()
+        return hook
+
+
+def _name_of(contents: Contents, workflow: str) -> str:
+    found = contents.workflows.get(workflow)
+    if found is None:
+        found = next((each for each in contents.workflows.values() if str(each.id) == workflow), None)
+    if found is None:
+        message = f"there is no workflow {workflow!r}; `gateway workflow list` shows those there are"
+        raise NotFound(message)
+    return found.name

@@ -1,0 +1,149 @@
+"""Our API's apps, for admins: the same as the commands do. What gateway.yaml manages is a 409."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from gateway.apps import App
+from gateway.documents import AppDocument, NewApp, describe_app, describe_new_app
+from gateway.registrations import Registration, Wish
+from gateway.signatures import PRESETS
+from gateway.web.endpoints import Answer, Call, Endpoint
+
+ADMIN = "admin"
+SCHEMES = rf"^({'|'.join(PRESETS)})$"
+NAME = r"^[^\x00-\x1f\x7f-\x9f]*[^\x00-\x1f\x7f-\x9f0-9][^\x00-\x1f\x7f-\x9f]*$"
+"""With no control characters, and something in it that is no digit: else it would be taken for an id."""
+
+
+class AppBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An app to register: how it signs; whether its bodies name the workflow to run (`direct`); where to tell that a
+    run has ended.
+    """
+
+    name: Annotated[str, Meta(pattern=NAME, max_length=200)]
+    scheme: Annotated[str, Meta(pattern=SCHEMES, description="A preset: how it signs.")] = "orqo"
+    direct: bool = True
+    callback_url: Annotated[str, Meta(min_length=1, max_length=8192)] | None = None
+
+
+class AppPage(msgspec.Struct, frozen=True):
+    """All registered senders, by id."""
+
+    data: list[AppDocument]
+    next_cursor: None = None
+
+
+async def list_apps(call: Call) -> Answer:
+    """All apps."""
+    apps = call.control.apps()
+    balances = await call.control.reader.balances({each.payer: each.credits for each in apps if each.credits})
+    return 200, AppPage([describe_app(each, balances.get(each.payer)) for each in apps])
+
+
+async def show_app(call: Call) -> Answer:
+    """One app, by id or name."""
+    return 200, await _describe(call, call.control.app(call.path["app"]))
+
+
+async def add_app(call: Call) -> Answer:
+    """Register a sender with a new secret, which is in this answer and never again."""
+    wanted: AppBody = call.body
+    wish = Wish(name=wanted.name, scheme=wanted.scheme, direct=wanted.direct, callback_url=wanted.callback_url)
+    return 201, await _describe_new(call, await call.management.add_app(wish))
+
+
+async def disable_app(call: Call) -> Answer:
+    """Answer 403 to whatever it sends, until it is enabled again."""
+    return 200, await _describe(call, await call.management.disable_app(call.path["app"]))
+
+
+async def enable_app(call: Call) -> Answer:
+    """Let a disabled app send again."""
+    return 200, await _describe(call, await call.management.disable_app(call.path["app"], disabled=False))
+
+
+async def rotate_secret(call: Call) -> Answer:
+    """Give an app a new secret, shown in this answer only. The one it had is taken as well, until the next rotation."""
+    return 200, await _describe_new(call, await call.management.rotate_secret(call.path["app"]))
+
+
+async def remove_app(call: Call) -> Answer:
+    """Forget an app; its address is not found any more. Its runs stay."""
+    return 200, await _describe(call, await call.management.remove_app(call.path["app"]))
+
+
+async def _describe(call: Call, app: App) -> AppDocument:
+    balances = {} if app.credits is None else await call.control.reader.balances({app.payer: app.credits})
+    return describe_app(app, balances.get(app.payer))
+
+
+async def _describe_new(call: Call, made: Registration) -> NewApp:
+    balances = (
+        {} if made.app.credits is None else await call.control.reader.balances({made.app.payer: made.app.credits})
+    )
+    return describe_new_app(made, balances.get(made.app.payer))
+
+
+APPS = (
+    Endpoint(method="GET", path="/api/v1/apps", handler=list_apps, scope=ADMIN, summary="List apps", answer=AppPage),
+    Endpoint(
+        method="POST",
+        path="/api/v1/apps",
+        handler=add_app,
+        scope=ADMIN,
+        summary="Register an app",
+        body=AppBody,
+        answer=NewApp,
+        status=201,
+        example={"name": "ci", "scheme": "orqo", "callback_url": "https://ci.example/api/v1/callback"},
+        refuses=(409,),
+    ),
+    Endpoint(
+        method="GET",
+        path="/api/v1/apps/{app}",
+        handler=show_app,
+        scope=ADMIN,
+        summary="Show an app, by id or name",
+        answer=AppDocument,
+    ),
+    Endpoint(
+        method="DELETE",
+        path="/api/v1/apps/{app}",
+        handler=remove_app,
+        scope=ADMIN,
+        summary="Remove an app",
+        answer=AppDocument,
+        refuses=(409,),
+    ),
+    Endpoint(
+        method="POST",
+        path="/api/v1/apps/{app}/disable",
+        handler=disable_app,
+        scope=ADMIN,
+        summary="Disable an app",
+        answer=AppDocument,
+        refuses=(409,),
+    ),
+    Endpoint(
+        method="POST",
+        path="/api/v1/apps/{app}/enable",
+        handler=enable_app,
+        scope=ADMIN,
+        summary="Enable an app",
+        answer=AppDocument,
+        refuses=(409,),
+    ),
+    Endpoint(
+        method="POST",
+        path="/api/v1/apps/{app}/rotate-secret",
+        handler=rotate_secret,
+        scope=ADMIN,
+        summary="Give an app a new secret",
+        answer=NewApp,
+        refuses=(409,),
+    ),
+)

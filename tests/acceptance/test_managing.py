@@ -1,0 +1,83 @@
+"""The commands that change apps and tokens, and the API beside them: the same objects, the same refusals."""
+
+from __future__ import annotations
+
+import json
+
+from tests.acceptance.machine import Machine, order, orqo_headers, request, until
+
+
+def knock(machine: Machine, app: int, secret: str) -> int:
+    """Send a signed order as this app, and give the answer's status."""
+    body = order("knock", 16)
+    return machine.post(body, app=app, headers=orqo_headers(body, secret)).status
+
+
+def test_an_app_is_changed_by_command(calm: Machine) -> None:
+    """Disabled, enabled, rotated and removed, an app answers as the command said, within the time of one notice."""
+    added = calm.json("app", "add", "changed")
+    number, secret = added["id"], added["secret"]
+    assert calm.json("app", "disable", "changed")["disabled"] is True
+    until(lambda: knock(calm, number, secret) == 403, "the app to be disabled")
+    assert calm.json("app", "enable", str(number))["disabled"] is False
+    until(lambda: knock(calm, number, secret) == 200, "the app to be enabled")
+    rotated = calm.json("app", "rotate-secret", "changed")
+    assert rotated.keys() == added.keys()
+    until(lambda: knock(calm, number, rotated["secret"]) == 200, "the new secret to be known")
+    assert knock(calm, number, secret) == 200
+    assert calm.json("app", "remove", "changed")["id"] == number
+    until(lambda: knock(calm, number, secret) == 404, "the app to be gone")
+
+
+def test_what_the_file_manages_is_refused_by_command(calm: Machine) -> None:
+    """A command that would change an app of gateway.yaml exits with 1 and names the file."""
+    before = calm.json("app", "list")
+    for word in ("disable", "enable", "rotate-secret", "remove"):
+        done = calm.run("app", word, "ci")
+        assert (done.returncode, "gateway.yaml" in done.stderr) == (1, True), done
+    assert calm.json("app", "list") == before
+
+
+def test_an_app_that_cannot_be_is_refused_by_command(calm: Machine) -> None:
+    """A name that reads as an id, an unknown scheme and a callback's URL that leads inside exit with 1, saying which."""
+    for argv, word in (
+        (["77"], "name"),
+        (["strange", "--scheme", "orko"], "scheme"),
+        (["inside", "--callback-url", "http://10.0.0.1/"], "callback_url"),
+    ):
+        done = calm.run("app", "add", *argv)
+        assert (done.returncode, done.stdout, word in done.stderr) == (1, "", True), done
+    assert {"77", "strange", "inside"}.isdisjoint(each["name"] for each in calm.json("app", "list"))
+
+
+def test_command_and_api_show_the_same(calm: Machine) -> None:
+    """Apps, hooks and tokens made over the API, or by command, are the same documents in both."""
+    admin = calm.json("token", "create", "both", "--scope", "admin")["token"]
+    headers = {"Authorization": f"Bearer {admin}", "Content-Type": "application/json"}
+
+    def ask(path: str, body: object = None) -> tuple[int, object]:
+        method = "GET" if body is None else "POST"
+        content = b"" if body is None else json.dumps(body).encode()
+        answer = request(calm.url + path, method, content or None, headers)
+        return answer.status, answer.json()
+
+    until(lambda: ask("/api/v1/apps")[0] == 200, "the token to be known")
+    assert ask("/api/v1/apps", {"name": "sister"})[0] == 201
+    assert ask("/api/v1/hooks", {"workflow": "three"})[0] == 201
+    calm.json("hook", "add", "greet")
+    until(lambda: any(each["last_used_at"] for each in calm.json("token", "list")), "the use to be written down")
+    for kind in ("app", "hook", "token"):
+        status, page = ask(f"/api/v1/{kind}s")
+        assert (status, page) == (200, {"data": calm.json(kind, "list"), "next_cursor": None})
+
+
+def test_token_list_tells_uses_and_credits(calm: Machine) -> None:
+    """`token list` shows a token's balance, and that nobody has used it yet, as a document and as a table."""
+    calm.json("token", "create", "payer", "--credits", "20", "--refill", "3d")
+    listed = {each["name"]: each for each in calm.json("token", "list")}
+    assert listed["payer"]["last_used_at"] is None
+    assert listed["payer"]["credits"] == {"left": 20, "amount": 20, "refill_at": None}
+    lines = calm.run("token", "list").stdout.splitlines()
+    (row,) = [line for line in lines if " payer " in line]
+    assert "never" in row
+    assert "20 of 20" in row

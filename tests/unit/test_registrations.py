@@ -1,0 +1,79 @@
+"""Apps made by command or API: whatever the sender, the secret that is made for it is one it can use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gateway.apps import LiveApp
+from gateway.egress import read_policy
+from gateway.errors import ConfigError, Conflict, GatewayError
+from gateway.registrations import Registration, Wish, register, rotate
+from gateway.secrets import SecretRef, read_master_keys, unseal
+from gateway.signatures import PRESETS
+
+KEYS = read_master_keys(["a2V5IG9mIHRoZSB0ZXN0cywgMzIgYnl0ZXMgbG9uZyE="])
+POLICY = read_policy("127.0.0.0/8")
+COUNT = iter(range(1_000_000))
+
+
+def noise(size: int) -> bytes:
+    """Bytes that never come twice."""
+    return next(COUNT).to_bytes(size, "big")
+
+
+def live(made: Registration) -> LiveApp:
+    """The app as a receiver would have it."""
+
+    def resolve(reference: SecretRef, owner: str) -> str | None:
+        return None if reference.sealed is None else unseal(KEYS, owner, reference.sealed)
+
+    return LiveApp(made.app, resolve)
+
+
+@pytest.mark.parametrize("scheme", sorted(PRESETS))
+def test_every_sender_gets_a_secret_that_it_can_use(scheme: str) -> None:
+    """The secret made for a preset is good for it, is what the receiver finds, and so is the one of a rotation."""
+    made = register(Wish(name="a", scheme=scheme), POLICY, KEYS, noise)
+    assert (live(made).problem, live(made).secrets) == (None, (made.secret,))
+    again = rotate(made.app, KEYS, noise)
+    assert (live(again).problem, live(again).secrets) == (None, (again.secret, made.secret))
+    third = rotate(again.app, KEYS, noise)
+    assert live(third).secrets == (third.secret, again.secret)
+
+
+def test_a_callback_has_a_secret_of_its_own() -> None:
+    """With a callback's URL there is a second secret, in the form of Standard Webhooks; without there is none."""
+    made = register(Wish(name="a", callback_url="http://127.0.0.1/told"), POLICY, KEYS, noise)
+    assert made.callback_secret is not None
+    assert made.callback_secret.startswith("whsec_")
+    assert made.callback_secret not in (made.secret, None)
+    assert live(made).callback_secret == made.callback_secret
+    assert register(Wish(name="a"), POLICY, KEYS, noise).callback_secret is None
+
+
+@pytest.mark.parametrize(
+    ("wish", "keys", "word"),
+    [
+        ({"name": "42"}, KEYS, "name"),
+        ({"name": "a", "scheme": "orko"}, KEYS, "scheme"),
+        ({"name": "a", "callback_url": "http://10.0.0.1/"}, KEYS, "callback_url"),
+        ({"name": "a", "callback_url": "nowhere"}, KEYS, "callback_url"),
+        ({"name": "a"}, (), "GATEWAY_MASTER_KEYS"),
+    ],
+)
+def test_what_could_not_work_is_refused(wish: dict[str, Any], keys: tuple[bytes, ...], word: str) -> None:
+    """A name that reads as an id, an unknown scheme, a URL that leads inside, and no key to seal under are refused."""
+    with pytest.raises(GatewayError, match=word):
+        register(Wish(**wish), POLICY, keys, noise)
+
+
+def test_an_app_without_a_secret_has_none_to_rotate() -> None:
+    """Rotating what accepts anyone is a Conflict; rotating without a master key leaves the app as it was."""
+    made = register(Wish(name="a"), POLICY, KEYS, noise)
+    with pytest.raises(ConfigError):
+        rotate(made.app, (), noise)
+    open_app = type(made.app)(name="open", verify="none")
+    with pytest.raises(Conflict, match="no secret to rotate"):
+        rotate(open_app, KEYS, noise)
