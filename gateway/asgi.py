@@ -25,6 +25,7 @@ from gateway.secrets import read_master_keys
 from gateway.service import Service
 from gateway.settings import Settings, read_settings
 from gateway.store.accepting import Acceptor
+from gateway.store.answers import Answers
 from gateway.store.catalog import Catalog
 from gateway.store.connection import Redis, check_server, connect
 from gateway.store.keys import Keys
@@ -44,6 +45,7 @@ from gateway.web.endpoints import Parts, mount
 from gateway.web.health import Health
 from gateway.web.problems import on_exception, on_gateway_error, on_http_exception
 from gateway.web.receiver import Limits, Receiver
+from gateway.web.repeats import Repeats
 
 DAY_MS = 86_400_000
 DOOR = "/api/v1/webhooks/"
@@ -131,6 +133,7 @@ class House:
             management=Management(catalog, sealing, policy, refresh=self._registry.load),
             listing=Listing(self._redis, keys),
             gatekeeper=Gatekeeper(self._registry, note=self._uses.note),
+            repeats=Repeats(Answers(self._redis, keys, sealing)),
             max_body=settings.max_body,
             body_timeout=settings.body_timeout,
         )

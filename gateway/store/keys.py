@@ -18,6 +18,7 @@
     gw:{0}:events              zset    event ids, scored by when received (ms)             as its events
     gw:{0}:seen:APP:KEY        string  "event id, body hash, run ids" of a delivery        dedupe window
     gw:{0}:balance:PAYER       hash    credits left of a token or app, and since when      for ever
+    gw:{0}:answer:DIGEST       string  what a write with an Idempotency-Key was answered   a day
     gw:{0}:refused             stream  decisions on refused deliveries, sampled            capped by count
     gw:{0}:counts              hash    how many runs, steps, callbacks ended how           for ever
     gw:{0}:workers             zset    workers, scored by their last look at the queue     one hour
@@ -102,6 +103,9 @@ class Keys(msgspec.Struct, frozen=True):
 
     def balance(self, payer: str) -> str:
         return f"{self.prefix}balance:{payer}"
+
+    def answer(self, digest: str) -> str:
+        return f"{self.prefix}answer:{digest}"
 
     def named(self, name: str) -> str:
         """One of the keys there is only one of: `apps`, `counts`, `workers`, .."""

@@ -1,6 +1,7 @@
 """Our own API: the same objects as the commands print, over HTTP, with a Bearer token.
 
 Lists come newest first, a page at a time: `next_cursor` asks for the page after. Errors are RFC 9457 problems.
+Every write takes an `Idempotency-Key`.
 """
 
 from __future__ import annotations
@@ -23,5 +24,6 @@ API = Dialect(
     credential=bearer(b"authorization"),
     refuse=refuse,
     media_type="application/problem+json",
+    keyed=True,
     endpoints=(*RUNS, *STEERING, *LISTS, *WORKFLOWS, *APPS, *HOOKS, *TOKENS),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Annotated, Any, TypeVar
@@ -23,11 +24,14 @@ from gateway.store.connection import MISTAKES
 from gateway.store.listing import Listing
 from gateway.web.bodies import ClientGone, read_body, while_connected
 from gateway.web.callers import Caller, Credential, Gatekeeper, Headers
+from gateway.web.repeats import Attempt, Repeats
 
 Answer = tuple[int, Any]
 """A status, and what msgspec can write as JSON; None is an empty body."""
+SAFE = ("GET", "HEAD", "OPTIONS")
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 LONGEST_KEY = 255
+KEY_FORM = "^[!-~]+$"
 Result = TypeVar("Result")
 log = structlog.get_logger()
 _encoder = msgspec.json.Encoder()
@@ -102,9 +106,17 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     media: str = "application/json"
     shared: bool = False
 
+    @property
+    def starts(self) -> bool:
+        """Whether it starts a run: then the script that stores the run judges the caller's key."""
+        return self.scope in (None, "runs:start")
+
 
 class Dialect(msgspec.Struct, frozen=True, kw_only=True):
-    """A way of speaking: its routes, where it looks for a token, and its words for an error."""
+    """A way of speaking: its routes, where it looks for a token, and its words for an error.
+
+    `keyed`: every write takes an `Idempotency-Key`, not only the starts of runs.
+    """
 
     name: str
     prefix: str
@@ -112,6 +124,11 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     credential: Credential
     refuse: Callable[[GatewayError], Answer]
     media_type: str = "application/json"
+    keyed: bool = False
+
+    def repeats(self, endpoint: Endpoint) -> bool:
+        """Whether the answers of this endpoint are kept, and given again to the same request under the same key."""
+        return self.keyed and endpoint.method not in SAFE and not endpoint.starts
 
 
 class Parts(msgspec.Struct, frozen=True):
@@ -121,6 +138,7 @@ class Parts(msgspec.Struct, frozen=True):
     management: Management
     listing: Listing
     gatekeeper: Gatekeeper
+    repeats: Repeats
     max_body: int
     body_timeout: float
 
@@ -185,14 +203,16 @@ class Desk:
             query=read_query(endpoint, scope),
             body=read_typed(endpoint, raw),
             raw=raw,
-            key=read_key(endpoint, scope),
+            key=self._key(endpoint, scope),
             control=self._parts.control,
             management=self._parts.management,
             listing=self._parts.listing,
             headers=scope["headers"],
             receive=receive,
         )
-        return await endpoint.handler(call)
+        if call.key is None or not self._dialect.repeats(endpoint):
+            return await endpoint.handler(call)
+        return await self._parts.repeats.once(_attempt(call, call.key, scope), lambda: endpoint.handler(call))
 
     def _endpoint(self, method: str) -> Endpoint:
         endpoint = self._endpoints.get(method)
@@ -214,6 +234,13 @@ class Desk:
             caller.require(endpoint.scope)
         return caller
 
+    def _key(self, endpoint: Endpoint, scope: Scope) -> str | None:
+        key = read_key(endpoint, scope)
+        if key is not None and self._dialect.repeats(endpoint) and not re.fullmatch(KEY_FORM, key):
+            message = "idempotency-key takes printable ASCII without spaces"
+            raise BadRequest(message)
+        return key
+
     def _headers_of(self, error: GatewayError, status: int) -> dict[str, str]:
         headers = {"retry-after": str(error.retry_after)} if isinstance(error, Unavailable) else {}
         if "allow" in error.details:
@@ -231,6 +258,11 @@ class Desk:
         media = self._dialect.media_type if status >= 400 else "application/json"
         content = b"" if document is None else _encoder.encode(document)
         await Response(content, status, headers, media if content else None)(scope, receive, send)
+
+
+def _attempt(call: Call, key: str, scope: Scope) -> Attempt:
+    target = scope["path"].encode("utf-8", "surrogatepass") + b"?" + scope["query_string"]
+    return Attempt(token_id=call.who.token.id, key=key, method=scope["method"], target=target, body=call.raw)
 
 
 def read_typed(endpoint: Endpoint, raw: bytes) -> Any:

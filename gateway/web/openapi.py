@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from gateway.errors import GatewayError
-from gateway.web.endpoints import LONGEST_KEY, Dialect, Endpoint
+from gateway.web.endpoints import KEY_FORM, LONGEST_KEY, Dialect, Endpoint
 from gateway.web.samples import samples
 
 REFERENCE = "#/components/schemas/{name}"
@@ -30,8 +30,8 @@ HEADERS: dict[int, dict[str, Any]] = {
 KEY = {
     "name": "Idempotency-Key",
     "in": "header",
-    "description": "The same key from the same caller gives the same run again; with another body it is a 409.",
-    "schema": {"type": "string", "pattern": "^[!-~]+$", "maxLength": LONGEST_KEY},
+    "description": "The same request with the same key is done once and answered alike; another request is a 409.",
+    "schema": {"type": "string", "pattern": KEY_FORM, "maxLength": LONGEST_KEY},
 }
 JSON_TYPES = (
     (bool, "boolean"),
@@ -108,7 +108,11 @@ def _operation(dialect: Dialect, endpoint: Endpoint) -> dict[str, Any]:
         "operationId": _operation_id(dialect.name, endpoint),
         "tags": [dialect.name],
         "summary": endpoint.summary,
-        "parameters": [*_path_parameters(endpoint), *_query_parameters(endpoint), *_header_parameters(endpoint)],
+        "parameters": [
+            *_path_parameters(endpoint),
+            *_query_parameters(endpoint),
+            *_header_parameters(dialect, endpoint),
+        ],
         "responses": {**_answers(endpoint), **_refusals(dialect, endpoint)},
         "x-codeSamples": samples(dialect, endpoint),
     }
@@ -172,11 +176,12 @@ def _inline(schema: dict[str, Any], components: dict[str, Any]) -> dict[str, Any
     return {"enum": components[name]["enum"], "type": "string"} if name else schema
 
 
-def _header_parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
+def _header_parameters(dialect: Dialect, endpoint: Endpoint) -> list[dict[str, Any]]:
     if endpoint.media == "text/event-stream":
         schema = {"type": "string", "pattern": "^[0-9]{1,20}$"}
         return [{"name": "Last-Event-ID", "in": "header", "description": "Where to go on.", "schema": schema}]
-    return [KEY] if endpoint.method == "POST" and endpoint.scope == "runs:start" else []
+    starts = endpoint.method == "POST" and endpoint.scope == "runs:start"
+    return [KEY] if starts or dialect.repeats(endpoint) else []
 
 
 def _answers(endpoint: Endpoint) -> dict[str, Any]:
@@ -197,6 +202,7 @@ def _refusals(dialect: Dialect, endpoint: Endpoint) -> dict[str, Any]:
     statuses |= {402, 409} if endpoint.scope == "runs:start" else set()
     statuses |= {404} if PARAMETER.search(endpoint.path) or endpoint.query is not None else set()
     statuses |= {422} if endpoint.body is not None else set()
+    statuses |= {409, 422} if dialect.repeats(endpoint) else set()
     found: dict[str, Any] = {}
     for status in sorted(statuses):
         said, document = dialect.refuse(_error_with(status))
