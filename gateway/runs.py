@@ -77,6 +77,8 @@ CALLBACK_MOVES: dict[str, Move] = {
 
 OPEN: tuple[State, ...] = (State.PENDING, State.RUNNING, State.WAITING)
 TERMINAL: frozenset[str] = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED})
+OWN_CONVERSATION = "run_"
+LONGEST_ID = 15
 NO_KINDS: Mapping[str, str] = MappingProxyType({})
 SETTLED: frozenset[str] = frozenset({StepState.COMPLETED, StepState.FAILED, StepState.CANCELLED, StepState.SKIPPED})
 
@@ -100,6 +102,8 @@ class StepRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     due_at: int | None = None
     output: Any = None
     error: Problem | None = None
+    credits: int = 0
+    """What its attempts have cost."""
     waits_for: str | None = None
     """What a waiting step waits for: `time`, `signal NAME`, `approval`, `run ID`."""
     items: int | None = None
@@ -204,7 +208,7 @@ class RunDocument(msgspec.Struct, frozen=True, kw_only=True):
     workflow: str
     status: State
     session_id: str
-    conversation_id: str | None
+    conversation_id: str
     app_id: int | None
     event_id: str | None
     trigger: str | None
@@ -222,6 +226,21 @@ class RunDocument(msgspec.Struct, frozen=True, kw_only=True):
     completed_at: str | None
     duration_ms: int | None
     steps: list[StepDocument]
+
+
+def conversation_of(run: Run) -> str:
+    """The conversation that a run is a turn of: a run that was started without one is the first of its own."""
+    return run.request.conversation_id or f"{OWN_CONVERSATION}{run.id}"
+
+
+def first_turn(conversation_id: str) -> int | None:
+    """The run whose own conversation this would be; None for an id that was made for a conversation.
+
+    Such an id can be guessed, so that knowing it proves nothing.
+    """
+    mark, number = conversation_id[: len(OWN_CONVERSATION)], conversation_id[len(OWN_CONVERSATION) :]
+    plain = mark == OWN_CONVERSATION and number.isascii() and number.isdigit() and number[0] != "0"
+    return int(number) if plain and len(number) <= LONGEST_ID else None
 
 
 def document(run: Run, kinds: Mapping[str, str] = NO_KINDS) -> RunDocument:
@@ -245,7 +264,7 @@ def fields_of(run: Run, kinds: Mapping[str, str] = NO_KINDS) -> dict[str, Any]:
         "workflow": request.workflow,
         "status": run.state,
         "session_id": request.session_id,
-        "conversation_id": request.conversation_id,
+        "conversation_id": conversation_of(run),
         "app_id": request.app_id,
         "event_id": request.event_id,
         "trigger": request.trigger,

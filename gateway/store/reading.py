@@ -11,7 +11,7 @@ from gateway.callbacks import Callback
 from gateway.credits import Allowance, Balance, read_balance
 from gateway.errors import NotFound
 from gateway.events import Head
-from gateway.runs import TERMINAL, Run
+from gateway.runs import TERMINAL, Run, conversation_of, first_turn
 from gateway.store.batches import Batches
 from gateway.store.connection import Redis
 from gateway.store.keys import Keys
@@ -138,10 +138,13 @@ class Reader:
     async def conversation(self, conversation_id: str) -> list[Run]:
         """The runs of one conversation, oldest first. Raises NotFound."""
         ids = [int(raw) for raw in await self._redis.lrange(self._keys.conversation(conversation_id), 0, -1)]
+        first = first_turn(conversation_id)
+        ids = ids if first is None else [first, *ids]
         found = await self._hashes([self._keys.run(run_id) for run_id in ids])
-        runs = [read_run(run_id, fields) for run_id, fields in zip(ids, found, strict=True) if fields]
+        known = (read_run(run_id, fields) for run_id, fields in zip(ids, found, strict=True) if fields)
+        runs = [run for run in known if conversation_of(run) == conversation_id]
         if not runs:
-            message = f"there is no conversation {conversation_id!r}"
+            message = f"there is no conversation {conversation_id[:80]!r}"
             raise NotFound(message)
         return runs
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as some
 
 from gateway.runs import (
     CALLBACK_MOVES,
@@ -21,7 +24,9 @@ from gateway.runs import (
     State,
     StepRecord,
     StepState,
+    conversation_of,
     describe,
+    first_turn,
     iso,
 )
 
@@ -134,3 +139,21 @@ def test_times_are_iso_in_utc_with_milliseconds() -> None:
     """A time of whole seconds has milliseconds too, and no time is none."""
     assert iso(0) == "1970-01-01T00:00:00.000Z"
     assert iso(None) is None
+
+
+@given(some.integers(1, 10**15 - 1))
+def test_a_run_without_a_conversation_has_its_own(run_id: int) -> None:
+    """The id of its own conversation leads back to the run; one that it was started in stays what it is."""
+    request = RunRequest(workflow_id=1, workflow="w", digest="d", session_id="s")
+    run = Run(id=run_id, state=State.PENDING, request=request, created_at=1)
+    assert first_turn(conversation_of(run)) == run_id
+    turn = msgspec.structs.replace(run, request=msgspec.structs.replace(request, conversation_id="conv_abc"))
+    assert conversation_of(turn) == "conv_abc"
+
+
+@pytest.mark.parametrize(
+    "name", ["", "run_", "run_0", "run_07", "run_-1", "run_1 ", "run_٣", "run_" + "9" * 16, "conv_1", "xrun_1"]
+)
+def test_other_ids_are_of_no_run(name: str) -> None:
+    """Nothing but a run's id in plain digits names its own conversation."""
+    assert first_turn(name) is None
