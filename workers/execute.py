@@ -17,7 +17,7 @@ from gateway.expressions import Failure
 from gateway.jobs import idempotency_key
 from gateway.outbox import callbacks_for
 from gateway.plans import Facts, Plan, Unit
-from gateway.runs import MOVES, Problem, Run, State, StepRecord, StepState, describe, step_of
+from gateway.runs import MOVES, Problem, Run, State, StepRecord, StepState, conversation_of, describe, step_of
 from gateway.store.reading import Reader, StoredEvent
 from gateway.store.records import STEP, Records, Write, final_fields, read_run
 from gateway.store.registry import Registry
@@ -89,8 +89,9 @@ class Runner:
             return None  # its time was over before that of its run
 
     async def _conversation(self, run: Run) -> list[Run]:
-        name = run.request.conversation_id
-        return [] if name is None else await self.reader.conversation(name)
+        return (
+            [] if run.request.conversation_id is None else await self.reader.conversation(run.request.conversation_id)
+        )
 
 
 class Execution:
@@ -110,6 +111,7 @@ class Execution:
         self._lists: dict[str, list[Any]] = {}
         self._counts: list[str] = []
         self._credits = run.credits
+        self._spent = {name: record.credits for name, record in run.steps.items()}
         self._written_at = 0
         # Only a step's end is progress: what ends its worker begins again and again.
         self._moved_on = self._poisoned
@@ -155,7 +157,7 @@ class Execution:
             for run in runs
             if run.id < self._run.id
         ]
-        self._values["conversation"] = {"id": self._run.request.conversation_id, "turns": turns}
+        self._values["conversation"] = {"id": conversation_of(self._run), "turns": turns}
 
     def _recall(self, workflow: Workflow) -> list[str]:
         """Mark as unknown what was begun when a worker was lost. Gives their names."""
@@ -252,8 +254,8 @@ class Execution:
         """The unit's record as it begins: written down first, where it acts on the world."""
         assert self._workflow is not None
         step = self._workflow.steps[unit.step]
-        record = plans.begun(self._records.get(unit.id), self._now())
-        self._credits += self._runner.costs.get(step.kind, 0)
+        self._charge(unit.id, self._runner.costs.get(step.kind, 0))
+        record = self._priced(unit.id, plans.begun(self._records.get(unit.id), self._now()))
         if step.has_effects:
             self._unwritten[unit.id] = record
         self._records[unit.id] = record
@@ -281,7 +283,15 @@ class Execution:
             child=begun.child,
         )
 
+    def _charge(self, unit_id: str, credits: int) -> None:
+        self._credits += credits
+        self._spent[unit_id] = self._spent.get(unit_id, 0) + credits
+
+    def _priced(self, unit_id: str, record: StepRecord) -> StepRecord:
+        return msgspec.structs.replace(record, credits=self._spent.get(unit_id, 0))
+
     def _settle(self, unit_id: str, record: StepRecord) -> None:
+        record = self._priced(unit_id, record)
         self._records[unit_id] = record
         self._unwritten[unit_id] = record
         if self._workflow is not None and record.state not in (StepState.WAITING, StepState.RUNNING):

@@ -67,18 +67,20 @@ local function stored_before(id)
   return runs and answer_of('stored', id, runs)
 end
 
--- Take credits from a payer, who is refilled when a period is over. False when there are not enough.
+-- Take credits from a payer, who is refilled when a period is over. Answers when the period began that pays, and
+-- nothing when there are not enough.
 local function afford(payer, allowance, period, cost)
-  if payer == '' then return true end
+  if payer == '' then return '' end
   local key = prefix .. 'balance:' .. payer
   local left, since = unpack(redis.call('HMGET', key, 'left', 'since'))
   left, since = tonumber(left or allowance), tonumber(since or now)
   if period > 0 and now >= since + period then
     left, since = tonumber(allowance), now - (now - since) % period
   end
-  if left < cost then return false end
-  redis.call('HSET', key, 'left', left - cost, 'since', string.format('%d', since))
-  return true
+  if left < cost then return nil end
+  since = string.format('%d', since)
+  redis.call('HSET', key, 'left', left - cost, 'since', since)
+  return since
 end
 
 local function start(workflow, conversation, request)
@@ -95,20 +97,20 @@ local function start(workflow, conversation, request)
 end
 
 -- Each run keeps its own share of what was set aside, so that its end can give back the rest.
-local function set_aside(runs, payer, cost)
+local function set_aside(runs, payer, cost, since)
   if payer == '' then return end
   for _, id in ipairs(runs) do
-    redis.call('HSET', prefix .. 'run:' .. id, 'payer', payer, 'reserved', cost / #runs)
+    redis.call('HSET', prefix .. 'run:' .. id, 'payer', payer, 'reserved', cost / #runs, 'paid_since', since)
   end
 end
 
-local function store(id, hash, keys, head, body, requests, payer, cost)
+local function store(id, hash, keys, head, body, requests, payer, cost, since)
   local answer, runs = {'stored', id}, {}
   for i = 1, #requests, 3 do
     runs[#runs + 1] = start(requests[i], requests[i + 1], requests[i + 2])
     answer[#answer + 1] = runs[#runs]
   end
-  set_aside(runs, payer, cost)
+  set_aside(runs, payer, cost, since)
   local ids = table.concat(runs, ',')
   redis.call('HSET', prefix .. 'event:' .. id, 'head', head, 'body', body, 'runs', ids, 'received_at', moment)
   gather(received, moment, id)
@@ -129,12 +131,15 @@ for i = 1, tonumber(take()) do
     -- The queue may hold more than the limit, which is no reason to refuse what starts nothing.
     if wanted > 0 and wanted > room then
       answer = {'full'}
-    elseif not afford(payer, allowance, period, cost) then
-      answer = {'poor'}
     else
-      room = room - wanted
-      started = started or #requests > 0
-      answer = store(id, hash, keys, head, body, requests, payer, cost)
+      local since = afford(payer, allowance, period, cost)
+      if not since then
+        answer = {'poor'}
+      else
+        room = room - wanted
+        started = started or #requests > 0
+        answer = store(id, hash, keys, head, body, requests, payer, cost, since)
+      end
     end
   end
   answers[i] = answer

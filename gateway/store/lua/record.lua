@@ -35,11 +35,12 @@ local function park(key, id, delay, known)
   end
 end
 
--- An ended run used fewer credits than were set aside, or more.
+-- An ended run used fewer credits than were set aside, or more. What another period paid is gone with that period.
 local function settle_credits(key)
-  local payer, reserved, used = unpack(redis.call('HMGET', key, 'payer', 'reserved', 'credits'))
-  if payer then
-    redis.call('HINCRBYFLOAT', prefix .. 'balance:' .. payer, 'left', tonumber(reserved or 0) - tonumber(used or 0))
+  local payer, reserved, used, since = unpack(redis.call('HMGET', key, 'payer', 'reserved', 'credits', 'paid_since'))
+  local balance = payer and prefix .. 'balance:' .. payer
+  if payer and redis.call('HGET', balance, 'since') == since then
+    redis.call('HINCRBYFLOAT', balance, 'left', tonumber(reserved or 0) - tonumber(used or 0))
     -- A run that is retried ends once more.
     redis.call('HSET', key, 'reserved', used or 0)
   end
