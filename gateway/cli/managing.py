@@ -194,21 +194,22 @@ def create_token(
     out().print(
         f"[green]✔[/green] token [bold]{name}[/bold] ({', '.join(scopes)})\n\n  {text}\n\n  Keep it now; it is not shown again."
     )
-    out().print(f"\n  Try it:\n\n{_first_call(scopes, text)}", markup=False)
+    out().print(f"\n  Try it:\n\nexport GATEWAY_TOKEN={text}\n\n{_first_call(scopes)}", markup=False, soft_wrap=True)
 
 
-def _first_call(scopes: list[str], text: str) -> str:
-    """A curl command for the first route that the token may use."""
+def _first_call(scopes: list[str]) -> str:
+    """The first route that the token may use, called in curl, Python and JavaScript."""
     from gateway.settings import read_settings
     from gateway.tokens import read_grant
     from gateway.web.api import API
-    from gateway.web.samples import curl
+    from gateway.web.samples import samples
 
     carried = {grant.scope for each in scopes if (grant := read_grant(each))}
     row = next(each for each in API.endpoints if each.scope in carried or "admin" in carried or each.scope is None)
     settings = read_settings()
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104  compared, not bound
-    return curl(API, row, f"http://{host}:{settings.port}", text)
+    written = samples(API, row, f"http://{host}:{settings.port}")
+    return "\n".join(f"{each['label']}\n\n{each['source']}\n" for each in written)
 
 
 @tokens.command("list")

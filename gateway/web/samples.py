@@ -23,22 +23,21 @@ BASE = "http://127.0.0.1:8080"
 TOKEN = "$GATEWAY_TOKEN"  # noqa: S105  a shell variable's name
 
 
-def samples(dialect: Dialect, endpoint: Endpoint) -> list[dict[str, str]]:
+def samples(dialect: Dialect, endpoint: Endpoint, base: str = BASE) -> list[dict[str, str]]:
     """The row's example in three languages, as `x-codeSamples`. The token is read from the environment."""
-    url = BASE + example_path(endpoint)
+    url = base + example_path(endpoint)
     return [
-        {"lang": "Shell", "label": "curl", "source": curl(dialect, endpoint)},
+        {"lang": "Shell", "label": "curl", "source": _curl(dialect, endpoint, url)},
         {"lang": "Python", "label": "Python", "source": _python(dialect, endpoint, url)},
         {"lang": "JavaScript", "label": "JavaScript", "source": _javascript(dialect, endpoint, url)},
     ]
 
 
-def curl(dialect: Dialect, endpoint: Endpoint, base: str = BASE, token: str = TOKEN) -> str:
-    """One request as a curl command."""
-    parts = [f"curl -sS -X {endpoint.method} '{base}{example_path(endpoint)}'"]
+def _curl(dialect: Dialect, endpoint: Endpoint, url: str) -> str:
+    parts = [f"curl -sS -X {endpoint.method} '{url}'"]
     if endpoint.media == "text/event-stream":
         parts[0] = parts[0].replace("curl -sS", "curl -sS -N")
-    parts += [f'-H "{name}: {value}"' for name, value in _credentials(dialect, endpoint, token).items()]
+    parts += [f'-H "{name}: {value}"' for name, value in _credentials(dialect, endpoint, TOKEN).items()]
     if endpoint.example is not None:
         body = _json(endpoint.example).replace("'", "'\\''")
         parts += ["-H 'Content-Type: application/json'", f"-d '{body}'"]
@@ -66,17 +65,16 @@ def _python(dialect: Dialect, endpoint: Endpoint, url: str) -> str:
     written = ", ".join(f'"{name}": {value}' for name, value in headers.items())
     body = "" if endpoint.example is None else f"body = json.dumps({_literal(endpoint.example)}).encode()\n"
     data = "" if endpoint.example is None else ", data=body"
-    stream = endpoint.media == "text/event-stream"
-    read = (
-        "    for line in answer:\n        print(line.decode(), end='')\n"
-        if stream
-        else "    print(json.load(answer))\n"
-    )
+    reads = {
+        "stream": "    for line in answer:\n        print(line.decode(), end='')\n",
+        "nothing": "    print(answer.status)\n",
+        "document": "    print(json.load(answer))\n",
+    }
     return (
         "import json\nimport os\nfrom urllib.request import Request, urlopen\n\n"
         'token = os.environ["GATEWAY_TOKEN"]\n'
         f'{body}request = Request("{url}"{data}, headers={{{written}}}, method="{endpoint.method}")\n'
-        f"with urlopen(request) as answer:\n{read}"
+        f"with urlopen(request) as answer:\n{reads[_what_comes(endpoint)]}"
     )
 
 
@@ -86,12 +84,18 @@ def _javascript(dialect: Dialect, endpoint: Endpoint, url: str) -> str:
         headers["Content-Type"] = '"application/json"'
     written = ", ".join(f'"{name}": {value}' for name, value in headers.items())
     body = "" if endpoint.example is None else f"\n  body: JSON.stringify({_json(endpoint.example)}),"
-    read = "await answer.text()" if endpoint.media == "text/event-stream" else "await answer.json()"
+    reads = {"stream": "await answer.text()", "nothing": "answer.status", "document": "await answer.json()"}
     return (
         "const token = process.env.GATEWAY_TOKEN;\n"
         f'const answer = await fetch("{url}", {{\n  method: "{endpoint.method}",\n  headers: {{{written}}},{body}\n}});\n'
-        f"console.log({read});\n"
+        f"console.log({reads[_what_comes(endpoint)]});\n"
     )
+
+
+def _what_comes(endpoint: Endpoint) -> str:
+    if endpoint.media == "text/event-stream":
+        return "stream"
+    return "document" if endpoint.answer is not None else "nothing"
 
 
 def _credentials(dialect: Dialect, endpoint: Endpoint, token: str) -> dict[str, str]:
