@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import structlog
@@ -76,6 +76,8 @@ class Gateway(Starlette):
     """The application. Events go straight to the receiver, which answers for all that can go wrong with them."""
 
     receiver: Receiver
+    stop_waiting: Callable[[], None]
+    """For the server to call as it stops: whoever waits for a run is answered at once, with the run as it is."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         name = _app_of(scope)
@@ -108,9 +110,10 @@ class House:
         catalog = Catalog(self._redis, keys)
         self._registry = Registry(self._redis, catalog, keys.named("changed"), sealing)
         self._uses = Uses(self._redis, keys)
-        self._waiters = Waiters(self._redis, keys)
         self._refusals = Refusals(self._redis, keys)
         metrics = Metrics()
+        self._waiters = Waiters(self._redis, keys, limit=settings.max_waiters, tell=metrics.show_waiters)
+        self.stop_waiting = self._waiters.end
         acceptor = new_acceptor(settings, self._accepting, keys)
         service = Service(self._registry, acceptor, Adapters(self._client), costs=costs)
         limits = Limits(settings.max_body, settings.body_timeout)
@@ -174,6 +177,7 @@ def create_app(settings: Settings | None = None) -> Gateway:
     # A slash too many is another path; a redirect would repeat the Host header's word for where we are.
     app.router.redirect_slashes = False
     app.receiver = house.receiver
+    app.stop_waiting = house.stop_waiting
     return app
 
 

@@ -74,9 +74,13 @@ class Directory(Protocol):
 
 
 class Waiting(Protocol):
-    """Who is told when a run moves."""
+    """Who is told when a run moves. Once it has `ended` nobody is."""
+
+    ended: bool
 
     def watch(self, run_id: int) -> AbstractAsyncContextManager[asyncio.Event]: ...
+
+    def check_room(self) -> None: ...
 
 
 class Control:
@@ -112,7 +116,7 @@ class Control:
         """The published workflow with this id or name. Raises NotFound."""
         found = self._directory.workflows.get(str(name))
         if found is None:
-            message = f"there is no workflow {name!r}"
+            message = f"there is no workflow {repr(name)[:80]}"
             raise NotFound(message)
         return found
 
@@ -214,7 +218,7 @@ class Control:
         if run.state in TERMINAL or seconds <= 0:
             return run
         async with self.watch(run_id) as moved:
-            while run.state not in TERMINAL and (left := deadline - clock()) > 0:
+            while run.state not in TERMINAL and not self.stopping and (left := deadline - clock()) > 0:
                 await until_moved(moved, min(left, LOOK_AGAIN))
                 with contextlib.suppress(*MISTAKES):
                     run = await self.reader.run(run_id)
@@ -223,6 +227,15 @@ class Control:
     def watch(self, run_id: int) -> AbstractAsyncContextManager[asyncio.Event]:
         """An event that is set when the run may have moved. Raises TooManyWaiters."""
         return self._waiting.watch(run_id)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether this process stops, so that nobody should wait any longer."""
+        return self._waiting.ended
+
+    def check_room(self) -> None:
+        """Raise TooManyWaiters where nobody more may wait."""
+        self._waiting.check_room()
 
     async def cancel(self, run_id: int, reason: str) -> Run:
         """End a run now, whoever works on it. Raises NotFound, or Conflict when it has ended already."""
@@ -234,7 +247,8 @@ class Control:
         write = Write(
             id=str(run_id),
             fence=None,
-            fields=final_fields(ended),
+            # What it has cost the worker knows, and may have written meanwhile.
+            fields={name: value for name, value in final_fields(ended).items() if name != "credits"},
             move=MOVES["cancel"],
             counts=(f"runs:{run.request.workflow}:{State.CANCELLED}",),
             callbacks=callbacks,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 
 import msgspec
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
@@ -39,7 +40,14 @@ class Metrics:
             buckets=BUCKETS,
             registry=self._registry,
         )
+        self._waiters = Gauge(
+            "gateway_waiters",
+            "Requests that wait for a run to end, or follow one",
+            registry=self._registry,
+            multiprocess_mode="livesum",
+        )
         self._known: dict[tuple[str, int, str], Counter] = {}
+        _forget_the_dead()
 
     def count_request(self, app: str, status: int, reason: str) -> None:
         labels = (app, status, reason)
@@ -51,6 +59,9 @@ class Metrics:
     def observe_accept(self, seconds: float) -> None:
         self._latency.observe(seconds)
 
+    def show_waiters(self, count: int) -> None:
+        self._waiters.set(count)
+
     def render(self, figures: StoreFigures | None) -> bytes:
         """The whole page: of all processes that share a folder of counts, or else of this one; then the store's."""
         registry = self._registry
@@ -59,6 +70,17 @@ class Metrics:
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         page = generate_latest(registry)
         return page if figures is None else page + generate_latest(_registry_of(figures))
+
+
+def _forget_the_dead() -> None:
+    """Nobody waits at a process that is gone; the one in its place says so."""
+    folder = os.environ.get(SHARED_FOLDER)
+    for kept in Path(folder).glob("gauge_live*_*.db") if folder else ():
+        pid = kept.stem.rpartition("_")[2]
+        try:
+            os.kill(int(pid), 0)
+        except ProcessLookupError:
+            kept.unlink(missing_ok=True)
 
 
 def _registry_of(figures: StoreFigures) -> CollectorRegistry:

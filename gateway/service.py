@@ -278,37 +278,39 @@ def check_media(request: Request) -> None:
 
 
 def read_direct(body: bytes) -> DirectRequest:
-    """A run request from JSON. Raises BadRequest with line and column, or Unprocessable with the field."""
-    try:
-        return _whole(_direct.decode(body), body)
-    except msgspec.ValidationError as error:
-        raise misshapen(error) from None
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise malformed(body, error) from None
+    """A run request from JSON. Raises as `read_as` does."""
+    return read_as(_direct.decode, body)
 
 
 def read_json(body: bytes) -> Any:
-    """Any JSON. Raises BadRequest with line and column."""
+    """Any JSON. Raises as `read_as` does."""
+    return read_as(_anything.decode, body)
+
+
+def read_as(decode: Callable[[bytes], Read], body: bytes) -> Read:
+    """JSON of a shape. Raises BadRequest with line and column, or Unprocessable with the field.
+
+    Of a name that stands twice in one object the last counts, as in JavaScript and Python.
+    """
     try:
-        return _whole(_anything.decode(body), body)
+        found = decode(body)
+    except msgspec.ValidationError as error:
+        raise _misshapen(error) from None
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise malformed(body, error) from None
+        raise _malformed(body, error) from None
+    if is_too_deep(body):
+        raise BadRequest(TOO_DEEP)
+    return found
 
 
-def misshapen(error: msgspec.ValidationError) -> Unprocessable:
+def _misshapen(error: msgspec.ValidationError) -> Unprocessable:
     """Say which field of a JSON body is not what it should be."""
     what, _, where = str(error).partition(" - at `$")
     path = where.strip("`.") or "body"
     return Unprocessable(f"{path}: {what[:1].lower()}{what[1:]}", path=path)
 
 
-def _whole(read: Read, body: bytes) -> Read:
-    if is_too_deep(body):
-        raise BadRequest(TOO_DEEP)
-    return read
-
-
-def malformed(body: bytes, error: Exception) -> BadRequest:
+def _malformed(body: bytes, error: Exception) -> BadRequest:
     """Say where JSON stops being JSON: line and column from 1, counted in bytes."""
     if isinstance(error, RecursionError):
         return BadRequest(TOO_DEEP)

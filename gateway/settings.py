@@ -47,6 +47,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("GATEWAY_BODY_TIMEOUT", "10", "seconds a request body may take to arrive"),
     Setting("GATEWAY_ACCEPT_TIMEOUT", "3", "seconds to store an event before the answer is 503"),
     Setting("GATEWAY_MAX_QUEUE", "1000000", "runs that may wait before the answer is 503"),
+    Setting("GATEWAY_MAX_WAITERS", "10000", "requests of one receiver that may wait for runs before the answer is 503"),
     Setting("GATEWAY_MAX_OUTPUT", "1048576", "bytes a step's output may have"),
     Setting("GATEWAY_MAX_LOST", "5", "workers in a row that may die on one run before it is failed"),
     Setting("GATEWAY_DEDUPE_DAYS", "7", "days a delivery is remembered, so that it is not run again"),
@@ -87,6 +88,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     body_timeout: float
     accept_timeout: float
     max_queue: int
+    max_waiters: int
     max_output: int
     max_lost: int
     dedupe_days: float
@@ -114,6 +116,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "body_timeout": (0.1, 300),
     "accept_timeout": (0.1, 30),
     "max_queue": (1, 1e12),
+    "max_waiters": (0, 1_000_000),
     "max_output": (1024, 268_435_456),
     "max_lost": (1, 1000),
     "dedupe_days": (0.001, 3650),

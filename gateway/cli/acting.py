@@ -113,7 +113,7 @@ async def _open_control(shard: Shard) -> Any:
         new_acceptor(shard.settings, shard.redis, shard.keys),
         shard.reader,
         Records(shard.redis, shard.keys, "run"),
-        Waiters(shard.redis, shard.keys),
+        Waiters(shard.redis, shard.keys, limit=1),
         shard.catalog,
     )
 

@@ -66,11 +66,12 @@ def _serve_here(settings: Any, fd: int | None) -> None:
 
     from gateway.asgi import create_app
     from gateway.supervise import watch_parent
-    from gateway.web.protocol import Protocol
+    from gateway.web.protocol import Protocol, Server
 
     watch_parent(settings.grace + 5)
+    app = create_app(settings)
     config = uvicorn.Config(
-        create_app(settings),
+        app,
         host=settings.host,
         port=settings.port,
         fd=fd,
@@ -84,7 +85,7 @@ def _serve_here(settings: Any, fd: int | None) -> None:
         timeout_keep_alive=5,
         timeout_graceful_shutdown=int(settings.grace),
     )
-    server = uvicorn.Server(config)
+    server = Server(config, app.stop_waiting)
     server.run()
     if not server.started:
         raise typer.Exit(1)

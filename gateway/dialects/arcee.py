@@ -14,9 +14,9 @@ from typing import Annotated, Any
 import msgspec
 
 from gateway.control import Order
-from gateway.dialects.common import as_object, find_run, find_workflow, visible_runs, visible_workflows
+from gateway.dialects.common import few_words, inputs_of, read_number, visible_runs, visible_workflows
 from gateway.dialects.graphs import Graph, draw, read_graph, show_graph
-from gateway.errors import GatewayError, NotFound
+from gateway.errors import Forbidden, GatewayError, NotFound
 from gateway.runs import TERMINAL, Run, State, StepRecord, StepState, elapsed, step_state
 from gateway.store.reading import RunFilter
 from gateway.web.callers import bearer, named_subject
@@ -47,7 +47,7 @@ STEP_WORDS: dict[StepState, str] = {
     StepState.SKIPPED: "skipped",
     StepState.UNKNOWN: "failed",
 }
-STATUSES = {401: 401, 403: 401, 404: 404, 405: 405, 503: 503}
+STATUSES = (401, 402, 404, 405, 503)
 """Arcee has 200, 400, 401, 404 and 500. A token that may not is a token that is no good: 401, and it says why."""
 
 
@@ -162,9 +162,7 @@ async def upload(call: Call) -> Answer:
 async def execute(call: Call) -> Answer:
     """Start a run. The body is the flat object of the workflow's inputs."""
     published = _workflow(call, "runs:start")
-    started = await call.control.start(
-        Order(workflow=published.name, input=call.body), call.who.token, call.raw, call.key
-    )
+    started = await call.start(Order(workflow=published.name, input=call.body))
     return 200, Execution(message="Workflow execution started", run_id=to_uuid(RUN, started.run_id))
 
 
@@ -195,8 +193,8 @@ async def show_diagram(call: Call) -> Answer:
 
 def refuse(error: GatewayError) -> Answer:
     """An error. Arcee documents no body, so the two most common names are both there."""
-    fallback = 400 if error.status < 500 else 500
-    return STATUSES.get(error.status, fallback), {"detail": error.message, "message": error.message, "code": error.code}
+    status = 401 if isinstance(error, Forbidden) else few_words(error, STATUSES)
+    return status, {"detail": error.message, "message": error.message, "code": error.code}
 
 
 def _workflow(call: Call, scope: str | None = None) -> Published:
@@ -204,16 +202,14 @@ def _workflow(call: Call, scope: str | None = None) -> Published:
     number = from_uuid(WORKFLOW, text)
     if scope is None:
         return call.control.workflow(text if number is None else number)
-    return find_workflow(call, text if number is None else number, scope)
+    return call.workflow(text if number is None else number, scope)
 
 
 async def _run(call: Call) -> Run:
     published, text = _workflow(call), call.path["run_id"]
     number = from_uuid(RUN, text)
-    if number is None and text.isascii() and text.isdigit() and len(text) <= 18:
-        number = int(text)
-    run = None if number is None else await find_run(call, number, "runs:read")
-    if run is None or run.request.workflow_id != published.id:
+    run = await call.run(read_number(text, "run") if number is None else number, "runs:read")
+    if run.request.workflow_id != published.id:
         message = f"there is no run {text[:80]!r} of this workflow"
         raise NotFound(message)
     return run
@@ -241,8 +237,7 @@ async def _workflow_words(call: Call, published: Published) -> ArceeWorkflow:
 
 
 def _run_words(run: Run) -> ArceeRun:
-    given = run.request.input if run.request.input is not None else run.request.task
-    inputs = as_object(given, "input" if run.request.input is not None else "task")
+    inputs = inputs_of(run)
     outputs = {name: record.output for name, record in run.steps.items() if record.state == StepState.COMPLETED}
     return ArceeRun(
         id=to_uuid(RUN, run.id),
@@ -296,7 +291,7 @@ def _seconds(start: int | None, end: int | None) -> int | None:
 
 
 ONE = PREFIX + "/workflows/{workflow_id}"
-REFUSES = (400, 401, 404, 503)
+REFUSES = (400, 401, 402, 404, 503)
 API = Dialect(
     name="arcee",
     prefix=PREFIX,

@@ -10,17 +10,17 @@ from typing import Any
 
 import msgspec
 
-from gateway.control import Order, Started
-from gateway.dialects.common import as_object, ended_run, find_workflow, may_see
+from gateway.control import LONGEST_WAIT, Order
+from gateway.dialects.common import as_object, few_words, inputs_of, may_see
 from gateway.errors import BadRequest, GatewayError, NotFound
-from gateway.runs import TERMINAL, Run, State, StepState, elapsed, iso, step_state
+from gateway.runs import TERMINAL, Run, State, StepState, conversation_of, elapsed, first_turn, iso, step_state
 from gateway.web.callers import plain
 from gateway.web.endpoints import Answer, Call, Dialect, Endpoint
 from gateway.workflows import Published, Workflow
 
 STILL_RUNNING = 202
 RUN_FAILED = 500
-STATUSES = {401: 401, 403: 403, 404: 404, 405: 405, 503: 503}
+STATUSES = (401, 403, 404, 405, 503)
 """Arkai has 400, 401, 403 and 404; what else is wrong with a request is 400."""
 
 # Who polls a conversation waits for `completed` or `failed`; a cancelled run's error says that it was.
@@ -118,9 +118,8 @@ class Conversation(ArkaiExecution, frozen=True, kw_only=True, rename="camel"):
 
 async def execute(call: Call) -> Answer:
     """Start a workflow and wait for its end."""
-    started = await _start(call)
-    run = await ended_run(call, started.run_id)
-    conversation, credits = run.request.conversation_id or "", _credits(run)
+    run = await call.start_and_wait(await _order(call), LONGEST_WAIT)
+    conversation, credits = conversation_of(run), run.credits
     if run.state == State.COMPLETED:
         output = as_object(run.output, "output")
         return 200, Result(conversation_id=conversation, output=output, credit_usage=credits)
@@ -134,15 +133,14 @@ async def execute(call: Call) -> Answer:
 
 async def execute_background(call: Call) -> Answer:
     """Start a workflow, and answer at once."""
-    started = await _start(call)
-    run = await call.control.run(started.run_id)
-    return 200, Receipt(conversation_id=run.request.conversation_id or "")
+    run = await call.start_and_wait(await _order(call), 0)
+    return 200, Receipt(conversation_id=conversation_of(run))
 
 
 async def show_conversation(call: Call) -> Answer:
     """A conversation with all its executions."""
     wanted: ReadBody = call.body
-    published = find_workflow(call, wanted.workflow_id, "runs:read")
+    published = call.workflow(wanted.workflow_id, "runs:read")
     runs = await _turns(call, published, wanted.conversation_id)
     executions = [_execution(run, await call.control.version_of(run)) for run in runs]
     last = msgspec.structs.asdict(executions[-1]) | {
@@ -156,21 +154,22 @@ async def show_conversation(call: Call) -> Answer:
 
 def refuse(error: GatewayError) -> Answer:
     """An error, in Arkai's shape."""
-    return STATUSES.get(error.status, 400 if error.status < 500 else 500), {"error": error.message}
+    return few_words(error, STATUSES), {"error": error.message}
 
 
-async def _start(call: Call) -> Started:
+async def _order(call: Call) -> Order:
     wanted: ArkaiRequest = call.body
-    published = find_workflow(call, wanted.workflow_id, "runs:start")
+    published = call.workflow(wanted.workflow_id, "runs:start")
     version, workflow = await _version(call, published, wanted.version)
     _check_names(workflow, wanted.input)
     conversation = wanted.conversation_id
     if conversation is None:
         conversation = call.control.new_conversation()
     else:
-        await _turns(call, published, conversation)
-    order = Order(workflow=published.name, version=version, input=wanted.input, conversation_id=conversation)
-    return await call.control.start(order, call.who.token, call.raw, call.key)
+        runs = await _turns(call, published, conversation)
+        if first_turn(conversation) is not None and not all(may_see(call, run) for run in runs):
+            raise _no_conversation(conversation)
+    return Order(workflow=published.name, version=version, input=wanted.input, conversation_id=conversation)
 
 
 async def _version(call: Call, published: Published, given: float) -> tuple[int, Workflow]:
@@ -205,19 +204,22 @@ async def _turns(call: Call, published: Published, conversation: str) -> list[Ru
     if all(run.request.workflow_id == published.id for run in runs):
         return runs
     if not all(may_see(call, run) for run in runs):
-        message = f"there is no conversation {conversation!r}"
-        raise NotFound(message)
-    message = f"conversationId: {conversation!r} is a conversation with another workflow"
+        raise _no_conversation(conversation)
+    message = f"conversationId: {conversation[:80]!r} is a conversation with another workflow"
     raise BadRequest(message)
+
+
+def _no_conversation(conversation: str) -> NotFound:
+    return NotFound(f"there is no conversation {conversation[:80]!r}")
 
 
 def _execution(run: Run, version: int | None) -> ArkaiExecution:
     return ArkaiExecution(
         version=version,
         status=RUN_WORDS[run.state],
-        input=as_object(run.request.input, "input"),
+        input=inputs_of(run),
         output=as_object(run.output, "output"),
-        credit_usage=_credits(run),
+        credit_usage=run.credits,
         error=None if run.error is None else run.error.message,
         execution_path=_path(run),
         created_at=iso(run.created_at),
@@ -230,16 +232,12 @@ def _path(run: Run) -> list[PathStep]:
         PathStep(
             component=name,
             status=STEP_WORDS[step_state(run, record)],
-            credit_usage=getattr(record, "credits", 0),
+            credit_usage=record.credits,
             duration_ms=elapsed(record.started_at, record.ended_at),
             error=None if record.error is None else record.error.message,
         )
         for name, record in run.steps.items()
     ]
-
-
-def _credits(run: Run) -> int:
-    return getattr(run, "credits", 0)
 
 
 EXAMPLE = {"workflowId": "12345", "version": 1, "input": {"First Name": "John", "Age": 30}, "conversationId": "67890"}

@@ -1,12 +1,11 @@
-"""What the dialects share: finding a workflow or a run that the caller may touch, and the lists of what they may see."""
+"""What the dialects share: the lists of what the caller may see, and what a run was given and did."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
-from gateway.control import LONGEST_WAIT
-from gateway.errors import GatewayError, NotFound, Unavailable
+from gateway.errors import GatewayError, NotFound
 from gateway.runs import TERMINAL, Run, StepRecord, StepState
 from gateway.store.reading import RunFilter
 from gateway.web.callers import run_subject, workflow_subject
@@ -16,20 +15,6 @@ from gateway.workflows import Published, Workflow
 NUMBER = re.compile(r"[0-9]{1,18}")
 NOT_YET = StepRecord(state=StepState.PENDING)
 NEVER = StepRecord(state=StepState.SKIPPED)
-
-
-def find_workflow(call: Call, name: str | int, scope: str) -> Published:
-    """The workflow with this id or name. Raises NotFound, or Forbidden when the token is not good for it."""
-    published = call.control.workflow(name)
-    call.who.require(scope, workflow_subject(published))
-    return published
-
-
-async def find_run(call: Call, run_id: int, scope: str) -> Run:
-    """One run. Raises NotFound, or Forbidden when the token is not good for it."""
-    run = await call.control.run(run_id)
-    call.who.require(scope, run_subject(run.request, call.control.live_apps))
-    return run
 
 
 def may_see(call: Call, run: Run) -> bool:
@@ -56,15 +41,6 @@ async def visible_runs(call: Call, wanted: RunFilter, limit: int, offset: int) -
         before, offset = page.next, page.skip
 
 
-async def ended_run(call: Call, run_id: int) -> Run:
-    """The run when it has ended; as it is after the longest wait, or at once where too many wait already."""
-    try:
-        return await call.control.wait(run_id, LONGEST_WAIT)
-    except Unavailable:
-        # It was started, so a refusal would be a lie, and an invitation to start it again.
-        return await call.control.run(run_id)
-
-
 async def definition_of(call: Call, run: Run) -> Workflow | None:
     """What a run runs, or None when it can't be had any more."""
     try:
@@ -80,12 +56,24 @@ def steps_of(run: Run, workflow: Workflow | None) -> Mapping[str, StepRecord]:
     return {name: run.steps.get(name, NEVER if ended else NOT_YET) for name in names}
 
 
+def few_words(error: GatewayError, known: Collection[int]) -> int:
+    """An error's status for a dialect that knows few: what else is wrong with a request is 400, and with us 500."""
+    fallback = 400 if error.status < 500 else 500
+    return error.status if error.status in known else fallback
+
+
 def read_number(text: str, what: str) -> int:
     """An id of ours from text. Raises NotFound, for nothing has an id that is none."""
     if not NUMBER.fullmatch(text):
         message = f"there is no {what} {text[:80]!r}"
         raise NotFound(message)
     return int(text)
+
+
+def inputs_of(run: Run) -> dict[str, object]:
+    """What a run was given, as an object: its input, or the task of one that has none."""
+    given = run.request.input
+    return as_object(run.request.task, "task") if given is None else as_object(given, "input")
 
 
 def as_object(value: object, name: str) -> dict[str, object]:

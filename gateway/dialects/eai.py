@@ -10,12 +10,10 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from gateway.control import Order
+from gateway.control import LONGEST_WAIT, Order
 from gateway.dialects.common import (
     definition_of,
-    ended_run,
-    find_run,
-    find_workflow,
+    inputs_of,
     read_number,
     steps_of,
     visible_runs,
@@ -84,7 +82,7 @@ class EaiExecution(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     id: str
     workflow_id: str
     state: str
-    input: Any
+    input: dict[str, Any]
     steps: list[EaiStep]
     started_at: str | None
     output: Any = msgspec.UNSET
@@ -136,16 +134,15 @@ class EaiWorkflows(msgspec.Struct, frozen=True):
 async def execute(call: Call) -> Answer:
     """Start a workflow; and wait for its end, unless asked not to."""
     wanted: ExecutionRequest = call.body
-    published = find_workflow(call, call.path["workflow_id"], "runs:start")
+    published = call.workflow(call.path["workflow_id"], "runs:start")
     order = Order(workflow=published.name, input=wanted.input, metadata=wanted.metadata)
-    started = await call.control.start(order, call.who.token, call.raw, call.key)
-    run = await (call.control.run(started.run_id) if wanted.is_async else ended_run(call, started.run_id))
+    run = await call.start_and_wait(order, 0 if wanted.is_async else LONGEST_WAIT)
     return 200, await _execution_words(call, run)
 
 
 async def show_execution(call: Call) -> Answer:
     """One execution with its steps."""
-    return 200, await _execution_words(call, await find_run(call, _read_id(call), "runs:read"))
+    return 200, await _execution_words(call, await call.run(_read_id(call), "runs:read"))
 
 
 async def list_workflows(call: Call) -> Answer:
@@ -167,8 +164,7 @@ async def list_executions(call: Call) -> Answer:
 
 async def cancel(call: Call) -> Answer:
     """End an execution now. Raises Conflict when it has ended already."""
-    run = await find_run(call, _read_id(call), "runs:cancel")
-    await call.control.cancel(run.id, f"cancelled with token {call.who.token.name!r}")
+    await call.cancel(_read_id(call))
     return 204, None
 
 
@@ -191,7 +187,7 @@ async def _execution_words(call: Call, run: Run) -> EaiExecution:
         id=f"{MARK}{run.id}",
         workflow_id=run.request.workflow,
         state=RUN_WORDS[run.state],
-        input=run.request.task if run.request.input is None else run.request.input,
+        input=inputs_of(run),
         steps=[_step_words(run, workflow, name, record) for name, record in steps_of(run, workflow).items()],
         started_at=iso(run.started_at or run.created_at),
         output=run.output if run.state == State.COMPLETED else unset,
@@ -251,7 +247,7 @@ API = Dialect(
                 "async": True,
                 "metadata": {"requestedBy": "user_456"},
             },
-            refuses=(400, 401, 403, 404, 409, 413, 422, 503),
+            refuses=(400, 401, 402, 403, 404, 409, 413, 422, 503),
         ),
         Endpoint(
             method="GET",

@@ -14,7 +14,7 @@ from gateway.errors import GatewayError, NotFound, Unauthorized, Unavailable, Un
 from gateway.events import CALLER_KEYS
 from gateway.runs import State, iso
 from gateway.service import Receipt, Started
-from gateway.web.callers import bearer, workflow_subject
+from gateway.web.callers import bearer
 from gateway.web.endpoints import Answer, Call, Dialect, Endpoint, Patience
 
 ACCEPTED = 200
@@ -68,16 +68,20 @@ class TriggerAnswer(msgspec.Struct, frozen=True, kw_only=True):
 async def trigger(call: Call) -> Answer:
     """Start any workflow by id, with a token."""
     wanted: TriggerBody = call.body
-    published = call.control.workflow(wanted.workflow_id)
-    call.who.require("runs:start", workflow_subject(published))
+    published = call.workflow(wanted.workflow_id, "runs:start")
     order = Order(workflow=published.name, input=wanted.input, task=wanted.task, metadata=wanted.metadata)
-    started = await call.control.start(order, call.who.token, call.raw, call.key)
-    answer = TriggerAnswer(run_id=started.run_id, workflow_run_id=started.run_id, workflow_id=started.workflow_id)
     if not call.query.wait:
-        return 201, answer
-    run = await call.wait(started.run_id, call.query.wait)
-    seen = {"status": run.state, "started_at": iso(run.started_at), "output": run.output}
-    return 201, msgspec.structs.replace(answer, **seen)
+        run_id = (await call.start(order)).run_id
+        return 201, TriggerAnswer(run_id=run_id, workflow_run_id=run_id, workflow_id=published.id)
+    run = await call.start_and_wait(order, call.query.wait)
+    return 201, TriggerAnswer(
+        run_id=run.id,
+        workflow_run_id=run.id,
+        workflow_id=published.id,
+        status=run.state,
+        started_at=iso(run.started_at),
+        output=run.output,
+    )
 
 
 class HookAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,7 +96,7 @@ async def hook(call: Call) -> Answer:
     found = call.control.hook(call.path["token"])
     order = Order(workflow=found.workflow, input=call.body, hook=found.id)
     try:
-        started = await call.control.start(order, None, call.raw, call.key)
+        started = await call.start(order)
     except NotFound:
         message = f"workflow: there is no workflow {found.workflow!r} any more"
         raise Unprocessable(message, path="workflow") from None
@@ -121,7 +125,7 @@ API = Dialect(
             answer=TriggerAnswer,
             status=201,
             example={"workflow_id": 42, "input": "Process the latest customer feedback data"},
-            refuses=(400, 401, 403, 404, 409, 413, 422, 503),
+            refuses=(400, 401, 402, 403, 404, 409, 413, 422, 503),
         ),
         Endpoint(
             method="POST",

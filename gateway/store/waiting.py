@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from gateway.errors import Unavailable
 from gateway.store.connection import MISTAKES, Redis
@@ -23,30 +23,44 @@ class TooManyWaiters(Unavailable):
 
 
 class Waiters:
-    """Who waits for which run. `limit` is how many may wait at once.
+    """Who waits for which run. `limit` is how many may wait at once; `tell` hears how many do.
 
     All share one connection, which one task owns. Each time the store confirms a subscription, the first time and
     after a lost connection, those who wait for that run are woken as well: it may have moved just before.
     """
 
-    def __init__(self, redis: Redis, keys: Keys, *, limit: int = 10_000) -> None:
+    def __init__(
+        self, redis: Redis, keys: Keys, *, limit: int, tell: Callable[[int], object] = lambda count: None
+    ) -> None:
         self._redis = redis
         self._keys = keys
         self._limit = limit
+        self._tell = tell
         self._waiting: dict[str, set[asyncio.Event]] = {}
         self._changed = asyncio.Event()
         self._listener: asyncio.Task[None] | None = None
         self.count = 0
+        self.ended = False
 
     async def close(self) -> None:
         if self._listener is not None:
             await _end(self._listener)
 
+    def end(self) -> None:
+        """Wake all who wait, and let nobody wait any more: this process stops."""
+        self.ended = True
+        for moved in set().union(*self._waiting.values()):
+            moved.set()
+
+    def check_room(self) -> None:
+        """Raise TooManyWaiters when as many wait as may."""
+        if self.count >= self._limit:
+            raise TooManyWaiters
+
     @contextlib.asynccontextmanager
     async def watch(self, run_id: int) -> AsyncIterator[asyncio.Event]:
         """An event that is set each time the run may have moved. Raises TooManyWaiters; leaves nothing behind."""
-        if self.count >= self._limit:
-            raise TooManyWaiters
+        self.check_room()
         channel, moved = self._keys.moved("run", run_id), asyncio.Event()
         moved.set()  # look once more: the run may have moved since the caller looked
         self._join(channel, moved)
@@ -56,18 +70,22 @@ class Waiters:
             self._leave(channel, moved)
 
     def _join(self, channel: str, moved: asyncio.Event) -> None:
-        self.count += 1
+        self._count(1)
         self._waiting.setdefault(channel, set()).add(moved)
         self._changed.set()
         if self._listener is None or self._listener.done():
             self._listener = asyncio.get_running_loop().create_task(self._listen())
 
     def _leave(self, channel: str, moved: asyncio.Event) -> None:
-        self.count -= 1
+        self._count(-1)
         self._waiting[channel].discard(moved)
         if not self._waiting[channel]:
             del self._waiting[channel]
             self._changed.set()
+
+    def _count(self, more: int) -> None:
+        self.count += more
+        self._tell(self.count)
 
     async def _listen(self) -> None:
         while True:

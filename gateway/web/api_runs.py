@@ -14,7 +14,7 @@ from gateway.documents import WholeRun, describe_whole_run
 from gateway.errors import BadRequest
 from gateway.runs import Run, RunDocument, State, StepDocument, describe_steps, document
 from gateway.store.reading import RunFilter
-from gateway.web.callers import run_subject, workflow_subject
+from gateway.web.callers import run_subject
 from gateway.web.endpoints import Answer, Call, Endpoint, Patience
 from gateway.web.live import StreamEvent, open_stream, read_last_id
 
@@ -83,16 +83,14 @@ async def list_runs(call: Call) -> Answer:
 async def start_run(call: Call) -> Answer:
     """Store a run, and answer when it is stored; with `wait`, when it has ended."""
     wanted: StartBody = call.body
-    published = call.control.workflow(wanted.workflow)
-    call.who.require("runs:start", workflow_subject(published))
+    published = call.workflow(wanted.workflow, "runs:start")
     order = Order(workflow=published.name, input=wanted.input, task=wanted.task, metadata=wanted.metadata)
-    started = await call.control.start(order, call.who.token, call.raw, call.key)
-    return 201, await show_whole(call, await call.wait(started.run_id, call.query.wait))
+    return 201, await show_whole(call, await call.start_and_wait(order, call.query.wait))
 
 
 async def show_run(call: Call) -> Answer:
     """One run; with `wait`, when it has ended."""
-    run = await visible_run(call, "runs:read")
+    run = await call.run(int(call.path["run_id"]), "runs:read")
     if call.query.wait:
         run = await call.wait(run.id, call.query.wait)
     return 200, await show_whole(call, run)
@@ -100,22 +98,20 @@ async def show_run(call: Call) -> Answer:
 
 async def show_steps(call: Call) -> Answer:
     """All steps of one run."""
-    run = await visible_run(call, "runs:read")
+    run = await call.run(int(call.path["run_id"]), "runs:read")
     return 200, StepList(describe_steps(run, await call.control.kinds(run)))
 
 
 async def follow_run(call: Call) -> Answer:
     """A run's timeline as server-sent events."""
     after = read_last_id(call.headers)
-    run = await visible_run(call, "runs:read")
+    run = await call.run(int(call.path["run_id"]), "runs:read")
     return 200, await open_stream(call.control, run.id, after)
 
 
 async def cancel_run(call: Call) -> Answer:
     """End a run now."""
-    run = await visible_run(call, "runs:cancel")
-    reason = f"cancelled with the API token {call.who.token.name!r}"
-    return 200, await show_whole(call, await call.control.cancel(run.id, reason))
+    return 200, await show_whole(call, await call.cancel(int(call.path["run_id"])))
 
 
 def read_time(name: str, text: str) -> int:
@@ -150,13 +146,6 @@ def workflow_id(call: Call, name: str) -> int:
     return int(name) if re.fullmatch(DIGITS, name, re.ASCII) else call.control.workflow(name).id
 
 
-async def visible_run(call: Call, scope: str) -> Run:
-    """The run in the path. Raises NotFound, or Forbidden when the caller may not do this to it."""
-    run = await call.control.run(int(call.path["run_id"]))
-    call.who.require(scope, run_subject(run.request, call.control.live_apps))
-    return run
-
-
 async def show_whole(call: Call, run: Run) -> WholeRun:
     """A run's whole document."""
     callbacks = await call.control.reader.callbacks_of(run.id)
@@ -184,7 +173,7 @@ RUNS = (
         answer=WholeRun,
         status=201,
         example={"workflow": "review", "input": {"commit": "6dcb09b5"}, "metadata": {"team": "web"}},
-        refuses=(404, 409, 422),
+        refuses=(402, 404, 409, 422),
     ),
     Endpoint(
         method="GET",

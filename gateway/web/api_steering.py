@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from gateway.documents import WholeRun
 from gateway.steering import Choice, Verdict
-from gateway.web.api_runs import RunPath, show_whole, visible_run
+from gateway.web.api_runs import RunPath, show_whole
 from gateway.web.endpoints import Answer, Call, Endpoint
 
 START = "runs:start"
@@ -47,7 +47,7 @@ class RerunBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 async def send_signal(call: Call) -> Answer:
     """Give a run a signal with any JSON as its body."""
-    run = await visible_run(call, START)
+    run = await call.run(int(call.path["run_id"]), START)
     return 200, await show_whole(
         call, await call.control.steering.signal(run.id, call.path["name"], call.body, _name(call))
     )
@@ -55,7 +55,7 @@ async def send_signal(call: Call) -> Answer:
 
 async def decide(call: Call) -> Answer:
     """Approve or reject what a step asks for. The first decision counts."""
-    run = await visible_run(call, START)
+    run = await call.run(int(call.path["run_id"]), START)
     wanted: ApprovalBody = call.body
     await call.control.steering.decide(run.id, call.path["step"], wanted.decision, wanted.comment, _name(call))
     return 200, await show_whole(call, await call.control.run(run.id))
@@ -63,7 +63,7 @@ async def decide(call: Call) -> Answer:
 
 async def resume_run(call: Call) -> Answer:
     """Decide about a step of which nobody knows whether it happened."""
-    run = await visible_run(call, START)
+    run = await call.run(int(call.path["run_id"]), START)
     wanted: ResumeBody = call.body
     await call.control.steering.resume(run.id, wanted.step, wanted.decision, wanted.output, _name(call))
     return 200, await show_whole(call, await call.control.run(run.id))
@@ -71,13 +71,13 @@ async def resume_run(call: Call) -> Answer:
 
 async def retry_run(call: Call) -> Answer:
     """Do the failed steps of an ended run again, in the same run."""
-    run = await visible_run(call, START)
+    run = await call.run(int(call.path["run_id"]), START)
     return 200, await show_whole(call, await call.control.steering.retry(run.id))
 
 
 async def rerun_run(call: Call) -> Answer:
     """Repeat a run as a new one; from a step on, with what came before it taken over."""
-    run = await visible_run(call, START)
+    run = await call.run(int(call.path["run_id"]), START)
     wanted: RerunBody = call.body or RerunBody()
     started = await call.control.rerun(run, wanted.from_, call.who.token, call.key)
     return 201, await show_whole(call, await call.control.run(started.run_id))

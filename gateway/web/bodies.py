@@ -7,10 +7,12 @@ import contextlib
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from starlette.types import Receive, Scope
+from starlette.types import Receive, Scope, Send
 
 from gateway.errors import BadRequest, Timeout, TooLarge
 
+LINGER = 1.0
+"""Seconds for which the rest of a refused body is thrown away before the connection is closed."""
 Result = TypeVar("Result")
 
 
@@ -27,6 +29,24 @@ async def read_body(scope: Scope, receive: Receive, cap: int, seconds: float) ->
     except TimeoutError:
         message = f"the body did not arrive within {seconds:g} seconds"
         raise Timeout(message) from None
+
+
+async def send_and_close(
+    receive: Receive, send: Send, status: int, headers: list[tuple[bytes, bytes]], content: bytes
+) -> None:
+    """Answer somebody who may still be sending, and close the connection.
+
+    Not at once: what arrives at a closed connection resets it, and the answer is lost on all who read after they wrote.
+    Source: RFC 9112, section 9.6.
+    """
+    closing = [*headers, (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": status, "headers": closing})
+    await send({"type": "http.response.body", "body": content, "more_body": True})
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LINGER):
+            while (await receive()).get("more_body", False):
+                pass
+    await send({"type": "http.response.body", "body": b""})
 
 
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, Result]) -> Result:

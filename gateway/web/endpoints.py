@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from functools import partial
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -14,17 +16,19 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
-from gateway.control import Control
-from gateway.errors import BadRequest, GatewayError, MethodNotAllowed, NotFound, Unavailable
+from gateway.control import Control, Order, Started
+from gateway.errors import BadRequest, GatewayError, MethodNotAllowed, NotFound, Timeout, TooLarge, Unavailable
 from gateway.hooks import is_hook_id
 from gateway.management import Management
 from gateway.runs import Run
-from gateway.service import malformed, misshapen
+from gateway.service import read_as
 from gateway.store.connection import MISTAKES
 from gateway.store.listing import Listing
-from gateway.web.bodies import ClientGone, read_body, while_connected
-from gateway.web.callers import Caller, Credential, Gatekeeper, Headers
+from gateway.store.waiting import TooManyWaiters
+from gateway.web.bodies import ClientGone, read_body, send_and_close, while_connected
+from gateway.web.callers import Caller, Credential, Gatekeeper, Headers, run_subject, workflow_subject
 from gateway.web.repeats import Attempt, Repeats
+from gateway.workflows import Published
 
 Answer = tuple[int, Any]
 """A status, and what msgspec can write as JSON; None is an empty body."""
@@ -63,6 +67,42 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
         """The caller of an endpoint that takes a token."""
         assert self.caller is not None
         return self.caller
+
+    def workflow(self, name: str | int, scope: str) -> Published:
+        """The workflow with this id or name. Raises NotFound, or Forbidden when the token is not good for it."""
+        published = self.control.workflow(name)
+        self.who.require(scope, workflow_subject(published))
+        return published
+
+    async def run(self, run_id: int, scope: str) -> Run:
+        """One run. Raises NotFound, or Forbidden when the token is not good for it."""
+        run = await self.control.run(run_id)
+        self.who.require(scope, run_subject(run.request, self.control.live_apps))
+        return run
+
+    async def cancel(self, run_id: int) -> Run:
+        """End a run now. Raises NotFound, Forbidden, or Conflict when it has ended already."""
+        await self.run(run_id, "runs:cancel")
+        return await self.control.cancel(run_id, f"cancelled with the API token {self.who.token.name!r}")
+
+    async def start(self, order: Order) -> Started:
+        """Start a run on the caller's behalf. Raises what `Control.start` raises; then nothing was started."""
+        token = None if self.caller is None else self.caller.token
+        return await self.control.start(order, token, self.raw, self.key)
+
+    async def start_and_wait(self, order: Order, seconds: float) -> Run:
+        """Start a run: as it is when it has ended, or after so many seconds, or at once without any.
+
+        Raises what `start` raises, and TooManyWaiters; then nothing was started.
+        """
+        if seconds > 0:
+            self.control.check_room()
+        started = await self.start(order)
+        try:
+            return await self.wait(started.run_id, seconds)
+        except TooManyWaiters:
+            # Others came first meanwhile. It was started: a refusal would be an invitation to start it again.
+            return await self.control.run(started.run_id)
 
     async def wait(self, run_id: int, seconds: float) -> Run:
         """The run when it has ended, or as it is after `seconds`. Lets go of everything when the client leaves."""
@@ -167,22 +207,29 @@ class Desk:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
-        headers: dict[str, str] = {}
+        problem: GatewayError | None = None
         try:
             status, document = await self._answer(scope, receive)
         except ClientGone:
             return
         except GatewayError as error:
-            status, document = self._dialect.refuse(error)
-            headers = self._headers_of(error, status)
+            problem = error
         except MISTAKES:
             log.exception("store failed", dialect=self._dialect.name)
-            status, document = self._dialect.refuse(Unavailable())
-            headers = self._headers_of(Unavailable(), status)
+            problem = Unavailable()
+        except asyncio.CancelledError:
+            # This process stops and can't wait any longer: stored or not, the caller must come again.
+            problem = Unavailable()
         except Exception:
             log.exception("request failed", dialect=self._dialect.name)
-            status, document = self._dialect.refuse(GatewayError("something went wrong here; it is in the log"))
-        await self._send(scope, receive, send, status, document, headers)
+            problem = GatewayError("something went wrong here; it is in the log")
+        if problem is not None:
+            status, document = self._dialect.refuse(problem)
+        answer = document if isinstance(document, Response) else self._write(status, document, problem)
+        if isinstance(problem, TooLarge | Timeout):
+            await send_and_close(receive, send, status, answer.raw_headers, bytes(answer.body))
+        else:
+            await answer(scope, receive, send)
         milliseconds = round((time.perf_counter() - began) * 1000, 1)
         log.info(
             "api",
@@ -249,15 +296,11 @@ class Desk:
             headers["www-authenticate"] = self._dialect.credential.challenge
         return headers
 
-    async def _send(
-        self, scope: Scope, receive: Receive, send: Send, status: int, document: Any, headers: dict[str, str]
-    ) -> None:
-        if isinstance(document, Response):
-            await document(scope, receive, send)
-            return
+    def _write(self, status: int, document: Any, problem: GatewayError | None) -> Response:
+        headers = {} if problem is None else self._headers_of(problem, status)
         media = self._dialect.media_type if status >= 400 else "application/json"
         content = b"" if document is None else _encoder.encode(document)
-        await Response(content, status, headers, media if content else None)(scope, receive, send)
+        return Response(content, status, headers, media if content else None)
 
 
 def _attempt(call: Call, key: str, scope: Scope) -> Attempt:
@@ -269,12 +312,7 @@ def read_typed(endpoint: Endpoint, raw: bytes) -> Any:
     """The body as the endpoint's type. Raises BadRequest for no JSON, Unprocessable for JSON of another shape."""
     if endpoint.body is None or (endpoint.optional_body and not raw):
         return None
-    try:
-        return msgspec.json.decode(raw, type=endpoint.body)
-    except msgspec.ValidationError as error:
-        raise misshapen(error) from None
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise malformed(raw, error) from None
+    return read_as(partial(msgspec.json.decode, type=endpoint.body), raw)
 
 
 def read_path(endpoint: Endpoint, scope: Scope) -> dict[str, str]:

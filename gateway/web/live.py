@@ -19,7 +19,7 @@ from gateway.errors import BadRequest, NotFound
 from gateway.runs import TERMINAL, Run
 from gateway.store.connection import MISTAKES
 from gateway.timelines import Entry, timeline
-from gateway.web.bodies import while_connected
+from gateway.web.bodies import ClientGone, while_connected
 from gateway.web.callers import Headers
 
 HEARTBEAT = 15.0
@@ -51,7 +51,8 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with contextlib.aclosing(self._chunks):
-            await while_connected(receive, self._send_all(send))
+            with contextlib.suppress(ClientGone):
+                await while_connected(receive, self._send_all(send))
 
     async def _send_all(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
@@ -68,7 +69,10 @@ async def open_stream(control: Control, run_id: int, after: int) -> EventStream:
 
 
 async def follow(control: Control, run_id: int, after: int) -> AsyncGenerator[bytes, None]:
-    """The chunks of a stream: each entry once, in order; a comment when nothing was sent for HEARTBEAT seconds."""
+    """The chunks of a stream: each entry once, in order; a comment when nothing was sent for HEARTBEAT seconds.
+
+    Ends early when this process stops: the client comes back with its last id.
+    """
     feed, clock = Feed(after), asyncio.get_running_loop().time
     async with control.watch(run_id) as moved:
         yield START
@@ -80,7 +84,7 @@ async def follow(control: Control, run_id: int, after: int) -> AsyncGenerator[by
             if chunk or clock() - spoken >= HEARTBEAT:
                 yield chunk or BEAT
                 spoken = clock()
-            if run is not None and run.state in TERMINAL:
+            if control.stopping or (run is not None and run.state in TERMINAL):
                 return
 
 

@@ -18,7 +18,7 @@ from gateway.metrics import Metrics
 from gateway.service import Receipt, Service
 from gateway.signatures import Request
 from gateway.store.refusals import Refusal, Refusals
-from gateway.web.bodies import ClientGone, read_body
+from gateway.web.bodies import ClientGone, read_body, send_and_close
 
 JSON = (b"content-type", b"application/json")
 TEXT = (b"content-type", b"text/plain")
@@ -73,7 +73,7 @@ class Receiver:
             log.exception("request failed")
             visit.reason = "internal"
             status, words, headers = self._words.refusal(Unavailable())
-        await _send(send, status, words, headers)
+        await _send(receive, send, status, words, headers)
         self._note(visit, status, visit.reason, began)
 
     def _answer(self, outcome: Receipt | Challenge) -> tuple[int, dict[str, Any] | str, dict[str, str]]:
@@ -148,11 +148,14 @@ def _url(scope: Scope) -> str:
     return path + ("?" + query if query else "")
 
 
-async def _send(send: Send, status: int, words: dict[str, Any] | str, headers: dict[str, str]) -> None:
+async def _send(
+    receive: Receive, send: Send, status: int, words: dict[str, Any] | str, headers: dict[str, str]
+) -> None:
     body, kind = (words.encode(), TEXT) if isinstance(words, str) else (_encoder.encode(words), JSON)
     raw = [kind, (b"content-length", b"%d" % len(body))]
     raw += [(name.encode(), value.encode()) for name, value in headers.items()]
     if status in (408, 413):
-        raw.append((b"connection", b"close"))  # the rest of the body is not read
+        await send_and_close(receive, send, status, raw, body)
+        return
     await send({"type": "http.response.start", "status": status, "headers": raw})
     await send({"type": "http.response.body", "body": body})

@@ -25,6 +25,7 @@ PROMISED = {
     "gateway_callback_attempts_total",
     "gateway_queue_depth",
     "gateway_open_runs",
+    "gateway_waiters",
     "gateway_oldest_pending_seconds",
     "gateway_worker_heartbeat_age_seconds",
 }

@@ -125,7 +125,7 @@ async def room(store: str, *flows: dict[str, Any]) -> AsyncIterator[Room]:
         catalog = Catalog(redis, KEYS)
         registry = Registry(redis, catalog, KEYS.named("changed"), ())
         await registry.load()
-        runs, waiters = Records(redis, KEYS, "run"), Waiters(redis, KEYS)
+        runs, waiters = Records(redis, KEYS, "run"), Waiters(redis, KEYS, limit=100)
         yield Room(redis, Control(registry, acceptor(redis), Reader(redis, KEYS), runs, waiters, catalog))
         await waiters.close()
 

@@ -137,7 +137,7 @@ def test_killed_subscription_is_made_again(store: str) -> None:
 
     async def story() -> None:
         async with connected(store) as redis:
-            waiters = Waiters(redis, KEYS)
+            waiters = Waiters(redis, KEYS, limit=10)
             try:
                 async with waiters.watch(7) as moved:
                     await until(lambda: subscribed(redis))

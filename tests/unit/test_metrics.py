@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.metrics import Metrics, StoreFigures
+from gateway.metrics import SHARED_FOLDER, Metrics, StoreFigures
 
 FIGURES = StoreFigures(
     counts={
@@ -50,6 +55,38 @@ def test_the_time_to_accept_is_a_histogram() -> None:
     assert found["gateway_accept_duration_seconds_bucket", (("le", "0.025"),)] == 0
     assert found["gateway_accept_duration_seconds_bucket", (("le", "0.05"),)] == 1
     assert found["gateway_accept_duration_seconds_count", ()] == 1
+
+
+def test_waiting_requests_are_shown() -> None:
+    """The page says how many wait now."""
+    metrics = Metrics()
+    metrics.show_waiters(3)
+    metrics.show_waiters(2)
+    assert samples(metrics.render(None))["gateway_waiters", ()] == 2
+
+
+SHARED = """
+import sys
+from gateway.metrics import Metrics
+metrics = Metrics()
+if sys.argv[1:]:
+    metrics.show_waiters(int(sys.argv[1]))
+print(metrics.render(None).decode())
+"""
+
+
+def test_nobody_waits_at_a_process_that_is_gone(tmp_path: Path) -> None:
+    """Of several processes the page shows the sum, without those that ended."""
+    environ = os.environ | {SHARED_FOLDER: str(tmp_path)}
+
+    def pages(*waiters: str) -> bytes:
+        return subprocess.run(
+            [sys.executable, "-c", SHARED, *waiters], env=environ, capture_output=True, check=True
+        ).stdout
+
+    assert samples(pages("5"))["gateway_waiters", ()] == 5
+    assert samples(pages("2"))["gateway_waiters", ()] == 2
+    assert samples(pages()).get(("gateway_waiters", ()), 0) == 0
 
 
 @pytest.mark.parametrize(
