@@ -28,6 +28,7 @@ from gateway.store.catalog import Catalog
 from gateway.store.connection import MISTAKES
 from gateway.store.reading import Page, Reader, RunFilter, StoredEvent
 from gateway.store.records import Records, Write, final_fields
+from gateway.store.waiting import Hearing
 from gateway.tokens import Token
 from gateway.triggers import check_input
 from gateway.workflows import Published, Workflow
@@ -81,6 +82,8 @@ class Waiting(Protocol):
     def watch(self, run_id: int) -> AbstractAsyncContextManager[asyncio.Event]: ...
 
     def check_room(self) -> None: ...
+
+    def follow(self, run_id: int) -> AbstractAsyncContextManager[Hearing]: ...
 
 
 class Control:
@@ -227,6 +230,10 @@ class Control:
     def watch(self, run_id: int) -> AbstractAsyncContextManager[asyncio.Event]:
         """An event that is set when the run may have moved. Raises TooManyWaiters."""
         return self._waiting.watch(run_id)
+
+    def follow(self, run_id: int) -> AbstractAsyncContextManager[Hearing]:
+        """As `watch`, and what the run's steps are saying besides. Raises TooManyWaiters."""
+        return self._waiting.follow(run_id)
 
     @property
     def stopping(self) -> bool:

@@ -30,6 +30,19 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     error: Any = None
 
 
+class Delta(msgspec.Struct, frozen=True, kw_only=True):
+    """A piece of what a step is just saying; told to those who watch, and never stored.
+
+    `offset` counts the characters that this attempt said before: who hears a gap has missed a piece.
+    """
+
+    run_id: int
+    step: str
+    attempt: int
+    offset: int
+    text: str
+
+
 def timeline(run: Run) -> list[Entry]:
     """All that is known to have happened to a run, first to last."""
     entries = [_of_run(run, State.PENDING, run.created_at, MADE)]

@@ -132,6 +132,16 @@ async def ended(redis: Redis, run_id: int) -> Run:
     return found
 
 
+async def everything(redis: Redis) -> str:
+    """All that the store holds in hashes and strings, to look for what must not be there."""
+    found = []
+    async for key in redis.scan_iter():
+        kind = await redis.type(key)
+        reads = {b"hash": redis.hgetall, b"string": redis.get}
+        found.append(str(await reads[kind](key)) if kind in reads else "")
+    return "".join(found)
+
+
 def event_of(event_id: str, *requests: RunRequest, keys: Sequence[str] = (), body: bytes = b"{}") -> Acceptable:
     """A verified event of app 1, as a door hands it to the store."""
     head = Head(app_id=1, decision=Decision(outcome="accepted"))
@@ -238,13 +248,13 @@ class Peer:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
-            self.calls.append(await _read_call(reader))
+            self.calls.append(await read_call(reader))
             writer.write(_bytes_of(self._replies.pop(0) if len(self._replies) > 1 else self._replies[0]))
             await writer.drain()
         writer.close()
 
 
-async def _read_call(reader: asyncio.StreamReader) -> Call:
+async def read_call(reader: asyncio.StreamReader) -> Call:
     first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").strip().split("\r\n")
     method, target, _ = first.split(" ")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}

@@ -36,6 +36,7 @@
     gw:{0}:changed             channel apps, workflows, tokens or hooks changed
     gw:{0}:moved:run:ID        channel the state of a run after it, or one of its steps, moved (also moved:callback:ID)
     gw:{0}:poke                channel "run ID": something happened to it, whoever works on it must look
+    gw:{0}:said:run:ID         channel what a step of the run is just saying
     gw:{0}:stop                channel "run ID": whoever works on it must let go
 
     arq:job:{0}run:ID          string  arq's job, JSON, holds the run's id only            while open
@@ -94,6 +95,9 @@ class Keys(msgspec.Struct, frozen=True):
 
     def moved(self, kind: str, item_id: object) -> str:
         return f"{self.prefix}moved:{kind}:{item_id}"
+
+    def said(self, run_id: int) -> str:
+        return f"{self.prefix}said:run:{run_id}"
 
     def runs_of(self, workflow_id: int) -> str:
         return f"{self.prefix}runs:of:{workflow_id}"

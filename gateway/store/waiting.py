@@ -4,22 +4,64 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import msgspec
 
 from gateway.errors import Unavailable
 from gateway.store.connection import MISTAKES, Redis
 from gateway.store.keys import Keys
+from gateway.timelines import Delta
 
 LISTEN = 5.0
 """Seconds after which the listener looks whether its connection still lives."""
 PAUSE = 0.5
 AGAIN = 0.1
+MOST_WORDS = 100
+"""Pieces that are kept for a follower who is slow; the oldest are lost."""
+Told = Callable[[bytes | None], None]
+"""Is called with each message, and with None when the subscription begins."""
 
 
 class TooManyWaiters(Unavailable):
     """Too many requests wait for their runs. Start the run without waiting, and ask for it later."""
 
     code = "too_many_waiters"
+
+
+class Hearing:
+    """What one follower hears of a run: that it may have moved, and what its steps are saying."""
+
+    def __init__(self) -> None:
+        self._stirred = asyncio.Event()
+        self._moved = False
+        self._words: deque[bytes] = deque(maxlen=MOST_WORDS)
+
+    def move(self, _: bytes | None = None) -> None:
+        self._moved = True
+        self._stirred.set()
+
+    def hear(self, word: bytes | None) -> None:
+        if word is not None:
+            self._words.append(word)
+            self._stirred.set()
+
+    async def listen(self, seconds: float) -> tuple[list[bytes], bool]:
+        """Wait for something, at most so long: what was said, and whether the run may have moved."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stirred.wait()
+        self._stirred.clear()
+        words, moved = list(self._words), self._moved
+        self._words.clear()
+        self._moved = False
+        return words, moved
+
+
+async def tell_delta(redis: Redis, keys: Keys, delta: Delta) -> None:
+    """Tell those who follow the run now. Nothing is kept, and nobody need listen."""
+    await redis.publish(keys.said(delta.run_id), msgspec.json.encode(delta))
 
 
 class Waiters:
@@ -36,7 +78,7 @@ class Waiters:
         self._keys = keys
         self._limit = limit
         self._tell = tell
-        self._waiting: dict[str, set[asyncio.Event]] = {}
+        self._waiting: dict[str, set[Told]] = {}
         self._changed = asyncio.Event()
         self._listener: asyncio.Task[None] | None = None
         self.count = 0
@@ -49,8 +91,8 @@ class Waiters:
     def end(self) -> None:
         """Wake all who wait, and let nobody wait any more: this process stops."""
         self.ended = True
-        for moved in set().union(*self._waiting.values()):
-            moved.set()
+        for told in set[Told]().union(*self._waiting.values()):
+            told(None)
 
     def check_room(self) -> None:
         """Raise TooManyWaiters when as many wait as may."""
@@ -60,25 +102,40 @@ class Waiters:
     @contextlib.asynccontextmanager
     async def watch(self, run_id: int) -> AsyncIterator[asyncio.Event]:
         """An event that is set each time the run may have moved. Raises TooManyWaiters; leaves nothing behind."""
-        self.check_room()
-        channel, moved = self._keys.moved("run", run_id), asyncio.Event()
+        moved = asyncio.Event()
         moved.set()  # look once more: the run may have moved since the caller looked
-        self._join(channel, moved)
-        try:
+        with self._joined({self._keys.moved("run", run_id): lambda _: moved.set()}):
             yield moved
-        finally:
-            self._leave(channel, moved)
 
-    def _join(self, channel: str, moved: asyncio.Event) -> None:
+    @contextlib.asynccontextmanager
+    async def follow(self, run_id: int) -> AsyncIterator[Hearing]:
+        """As `watch`, and what the run's steps are saying besides."""
+        hearing = Hearing()
+        hearing.move()
+        with self._joined({self._keys.moved("run", run_id): hearing.move, self._keys.said(run_id): hearing.hear}):
+            yield hearing
+
+    @contextlib.contextmanager
+    def _joined(self, listeners: dict[str, Told]) -> Iterator[None]:
+        self.check_room()
         self._count(1)
-        self._waiting.setdefault(channel, set()).add(moved)
+        for channel, told in listeners.items():
+            self._join(channel, told)
+        try:
+            yield
+        finally:
+            self._count(-1)
+            for channel, told in listeners.items():
+                self._leave(channel, told)
+
+    def _join(self, channel: str, told: Told) -> None:
+        self._waiting.setdefault(channel, set()).add(told)
         self._changed.set()
         if self._listener is None or self._listener.done():
             self._listener = asyncio.get_running_loop().create_task(self._listen())
 
-    def _leave(self, channel: str, moved: asyncio.Event) -> None:
-        self._count(-1)
-        self._waiting[channel].discard(moved)
+    def _leave(self, channel: str, told: Told) -> None:
+        self._waiting[channel].discard(told)
         if not self._waiting[channel]:
             del self._waiting[channel]
             self._changed.set()
@@ -121,8 +178,9 @@ class Waiters:
         while True:
             message = await words.get_message(timeout=LISTEN)
             if message is not None and message["type"] in ("message", "subscribe"):
-                for moved in self._waiting.get(message["channel"].decode(), ()):
-                    moved.set()
+                word = message["data"] if message["type"] == "message" else None
+                for told in self._waiting.get(message["channel"].decode(), ()):
+                    told(word)
 
 
 async def _end(*tasks: asyncio.Task[None]) -> None:

@@ -26,6 +26,8 @@ from gateway.egress import Destination, Policy, RefusedAddress, RefusedUrl, appr
 
 Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
 Headers = Mapping[str, str] | Iterable[tuple[str, str]]
+Sink = Callable[[bytes], bool]
+"""Takes in the next bytes of an event stream; True says that it has heard enough."""
 
 # Shorter than the five seconds after which common servers hang up, so a kept connection is rarely a dead one.
 IDLE_SECONDS = 3.0
@@ -128,15 +130,20 @@ class Client:
         connect_timeout: float = 3.0,
         total_timeout: float = 15.0,
         cap: int = 4096,
+        idle_timeout: float | None = None,
+        sink: Sink | None = None,
     ) -> Answer | Failure:
         """Make one attempt. Times are in seconds and `total_timeout` covers everything, the look-up included.
+
+        A successful answer that is an event stream goes to `sink`, if there is one, as it comes: the answer's body is
+        then empty, `cap` is the sink's own business, and `idle_timeout` is the longest silence.
 
         Never retried, not even on a kept connection that has just died: the peer may have acted on it.
         Raises nothing but cancellation. Host, framing and Accept-Encoding are set here, and refused in
         `headers`.
         """
         started = time.monotonic()
-        call = _Call(method, url, _pairs(headers), body, connect_timeout, cap)
+        call = _Call(method, url, _pairs(headers), body, connect_timeout, idle_timeout, cap, sink)
         outcome: Answer | Failure
         try:
             async with asyncio.timeout(total_timeout):
@@ -155,7 +162,7 @@ class Client:
         target = await self._find(destination)
         if isinstance(target, Failure):
             return target
-        return await self._exchange(target, _http_request(call, destination), call.cap)
+        return await self._exchange(target, _http_request(call, destination), call)
 
     async def _find(self, destination: Destination) -> Target | Failure:
         host, port = destination.host, destination.port
@@ -168,11 +175,13 @@ class Client:
             return Failure(reason="refused_address", detail=f"{host}: {verdict.reason}"[:MAX_DETAIL])
         return Target(destination.scheme, host, port, verdict.address)
 
-    async def _exchange(self, target: Target, request: httpcore2.Request, cap: int) -> Answer | Failure:
+    async def _exchange(self, target: Target, request: httpcore2.Request, call: _Call) -> Answer | Failure:
         line = await self._idle.take(target) or _Line(target, self._ssl_context)
         try:
             async with self._returned(line):
-                return await line.send(request, cap)
+                return await line.send(request, call)
+        except httpcore2.ReadTimeout:
+            return Failure(reason="timeout", detail=f"{target.address}: nothing came for {call.idle_timeout:g} s")
         except (
             httpcore2.NetworkError,
             httpcore2.ProtocolError,
@@ -203,7 +212,9 @@ class _Call(Struct, frozen=True):
     headers: tuple[tuple[str, str], ...]
     body: bytes
     connect_timeout: float
+    idle_timeout: float | None
     cap: int
+    sink: Sink | None
 
 
 class _PinnedNetwork(httpcore2.AsyncNetworkBackend):
@@ -249,13 +260,16 @@ class _Line:
     def is_reusable(self) -> bool:
         return self._http.is_available() and not self._http.has_expired()
 
-    async def send(self, request: httpcore2.Request, cap: int) -> Answer:
+    async def send(self, request: httpcore2.Request, call: _Call) -> Answer:
         response = await self._http.handle_async_request(request)
+        headers = tuple((name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in response.headers)
         try:
-            body, truncated = await _read(response, cap)
+            if call.sink is not None and response.status < 300 and _is_event_stream(headers):
+                body, truncated = b"", await _pour(response, call.sink)
+            else:
+                body, truncated = await _read(response, call.cap)
         finally:
             await response.aclose()
-        headers = tuple((name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in response.headers)
         return Answer(status=response.status, headers=headers, body=body, truncated=truncated)
 
     async def close(self) -> None:
@@ -334,7 +348,7 @@ def _http_request(call: _Call, destination: Destination) -> httpcore2.Request:
         ),
         headers=[(name.encode("latin-1"), value.encode("latin-1")) for name, value in _all_headers(call, destination)],
         content=call.body,
-        extensions={"timeout": {"connect": call.connect_timeout}},
+        extensions={"timeout": {"connect": call.connect_timeout, "read": call.idle_timeout}},
     )
 
 
@@ -355,6 +369,20 @@ async def _read(response: httpcore2.Response, cap: int) -> tuple[bytes, bool]:
             if len(kept) > cap:
                 return bytes(kept[:cap]), True
     return bytes(kept), False
+
+
+async def _pour(response: httpcore2.Response, sink: Sink) -> bool:
+    """Hand the body over as it comes; whether the sink had enough before its end."""
+    async with aclosing(response.aiter_stream()) as chunks:
+        async for chunk in chunks:
+            if sink(chunk):
+                return True
+    return False
+
+
+def _is_event_stream(headers: Sequence[tuple[str, str]]) -> bool:
+    kind = next((value for name, value in headers if name == "content-type"), "")
+    return kind.partition(";")[0].strip().lower() == "text/event-stream"
 
 
 def _reason(error: Exception, line: _Line) -> str:

@@ -149,7 +149,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def starts(self) -> bool:
         """Whether it starts a run: then the script that stores the run judges the caller's key."""
-        return self.scope in (None, "runs:start")
+        return self.scope in (None, "runs:start") and self.status == 201
 
 
 class Dialect(msgspec.Struct, frozen=True, kw_only=True):

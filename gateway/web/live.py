@@ -14,7 +14,7 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from gateway.control import LOOK_AGAIN, Control, until_moved
+from gateway.control import LOOK_AGAIN, Control
 from gateway.errors import BadRequest, NotFound
 from gateway.runs import TERMINAL, Run
 from gateway.store.connection import MISTAKES
@@ -31,7 +31,10 @@ LONGEST_ID = 20
 
 
 class StreamEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """One event of a stream; `data` is an entry of the timeline as JSON."""
+    """One event of a stream; `data` is an entry of the timeline as JSON.
+
+    A `step.delta` has no id: its `data` is a piece of what a step is just saying, which is not kept.
+    """
 
     event: str
     data: str
@@ -72,15 +75,19 @@ async def follow(control: Control, run_id: int, after: int) -> AsyncGenerator[by
     """The chunks of a stream: each entry once, in order; a comment when nothing was sent for HEARTBEAT seconds.
 
     Ends early when this process stops: the client comes back with its last id.
+    What a step says meanwhile is passed on as `step.delta`, without an id: it is not kept, and not told again.
     """
     feed, clock = Feed(after), asyncio.get_running_loop().time
-    async with control.watch(run_id) as moved:
+    async with control.follow(run_id) as hearing:
         yield START
-        spoken = clock()
+        spoken = looked = clock()
         while True:
-            await until_moved(moved, min(LOOK_AGAIN, max(spoken + HEARTBEAT - clock(), 0)))
-            run = await _look(control, run_id)
-            chunk = b"" if run is None else feed.take(run)
+            left = min(looked + LOOK_AGAIN, spoken + HEARTBEAT) - clock()
+            words, moved = await hearing.listen(max(left, 0))
+            chunk, run = b"".join(b"event: step.delta\ndata: %b\n\n" % word for word in words), None
+            if moved or clock() - looked >= LOOK_AGAIN:
+                run, looked = await _look(control, run_id), clock()
+                chunk += b"" if run is None else feed.take(run)
             if chunk or clock() - spoken >= HEARTBEAT:
                 yield chunk or BEAT
                 spoken = clock()

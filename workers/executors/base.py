@@ -2,23 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import msgspec
 
 from gateway.runs import Run
+from gateway.timelines import Delta
 from gateway.web.client import Client
 from gateway.workflows import Child
 
 
 class StepFailed(Exception):
-    """A step did not do what it should. `again` says whether another attempt could help."""
+    """A step did not do what it should. `again` says whether another attempt could help.
 
-    def __init__(self, kind: str, message: str, *, again: bool = True) -> None:
+    `after` is how many seconds the far end asks to be left alone; the next attempt comes no sooner.
+    """
+
+    def __init__(self, kind: str, message: str, *, again: bool = True, after: float | None = None) -> None:
         super().__init__(message)
         self.kind = kind
         self.message = message
         self.again = again
+        self.after = after
+
+
+class Models:
+    """What the settings say of model steps: the provider's base URL, the key for it, credits for 1000 tokens."""
+
+    def __init__(self, url: str = "", key: str = "", rate: float = 0.0) -> None:
+        self.url = url
+        self.key = key
+        self.rate = rate
+
+
+def _charge_nobody(_: int) -> None:
+    """Where nobody pays."""
+
+
+async def _tell_nobody(_: Delta) -> None:
+    """Where nobody listens."""
+
+
+NO_MODELS = Models()
 
 
 class Parked(msgspec.Struct, frozen=True):
@@ -36,7 +62,10 @@ class Children(Protocol):
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):
-    """One attempt of one step. `seconds` is what is left for it, `cap` how many bytes its output may have."""
+    """One attempt of one step. `seconds` is what is left for it, `cap` how many bytes its output may have.
+
+    `charge` adds credits to what the run has used; `tell` passes on what the step is just saying.
+    """
 
     run_id: int
     step_id: str
@@ -49,3 +78,6 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     children: Children
     child: int | None = None
     """The run that this step started before, and that is over now."""
+    models: Models = NO_MODELS
+    charge: Callable[[int], None] = _charge_nobody
+    tell: Callable[[Delta], Awaitable[None]] = _tell_nobody
