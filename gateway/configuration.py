@@ -11,18 +11,19 @@ import yaml
 
 from gateway.adapters import AdapterSettings
 from gateway.apps import App, CallbackSettings, ReceiveConfig, TriggerSettings, check_app
+from gateway.calls import BasicAuth, HttpCall, ModelCall
 from gateway.errors import ConfigError
 from gateway.retries import RetryPolicy
 from gateway.secrets import SecretRef
 from gateway.versions import Draft
-from gateway.workflows import Definition, HttpCall, Step, Workflow, prepare, read_duration_field, split_path
+from gateway.workflows import Definition, Step, Workflow, prepare, read_duration_field, split_path
 
 MOST_NODES = 200_000
 MOST_LEVELS = 100
 SECTIONS = ("apps", "workflows")
 MODELS = (
     *(App, CallbackSettings, ReceiveConfig, AdapterSettings, TriggerSettings, SecretRef),
-    *(Definition, Step, HttpCall, RetryPolicy),
+    *(Definition, Step, HttpCall, BasicAuth, ModelCall, RetryPolicy),
 )
 KNOWN_FIELDS = sorted(
     {field.encode_name for model in MODELS for field in msgspec.structs.fields(model)} - {"managed_by", "sealed"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 import msgspec
@@ -71,6 +72,12 @@ def read_costs(text: str) -> dict[str, int]:
             raise ConfigError(message)
         costs[kind.strip()] = int(number)
     return costs
+
+
+def token_cost(tokens: int, rate: float) -> int:
+    """What a model's tokens cost at `rate` credits per 1000, rounded up."""
+    # A rate such as 0.7 has no exact double: 1000 tokens of it must not cost one credit more.
+    return math.ceil(round(tokens * rate / 1000, 6))
 
 
 def cost_of(kinds: Iterable[str], costs: Mapping[str, int]) -> int:

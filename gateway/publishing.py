@@ -26,7 +26,7 @@ from gateway.versions import (
     find_version,
     version_before,
 )
-from gateway.workflows import Published, refuse_code
+from gateway.workflows import Published, refuse_code, refuse_secrets
 
 
 async def _tell_nobody() -> None:
@@ -64,8 +64,8 @@ class Publishing:
     async def upload(self, document: Any, *, admin: bool, label: str | None = None) -> Publication:
         """Publish one workflow that somebody sent; `admin` is whether they may do everything.
 
-        Raises Unprocessable with all `mistakes` for one that can't be used, Forbidden for code that they may not
-        define, Conflict when gateway.yaml manages its name or its id or label is taken.
+        Raises Unprocessable with all `mistakes` for one that can't be used, Forbidden for code or secrets that they
+        may not define, Conflict when gateway.yaml manages its name or its id or label is taken.
         """
         try:
             draft = read_draft(document)
@@ -82,6 +82,7 @@ class Publishing:
         check_label(label)
         for draft in drafts:
             refuse_code(draft.workflow.definition, admin, self._trusted)
+            refuse_secrets(draft.workflow.definition, admin, self._trusted)
         labelled = [msgspec.structs.replace(draft, label=label) for draft in drafts]
         made = await self._catalog.publish(labelled, at=int(self._clock() * 1000))
         await self._told()

@@ -192,6 +192,7 @@ class StepDocument(msgspec.Struct, frozen=True, kw_only=True):
     completed_at: str | None = None
     due_at: str | None = None
     duration_ms: int | None = None
+    credits: int = 0
     waits_for: str | None = None
     child_run_id: int | None = None
     unknown: int = 0
@@ -322,6 +323,7 @@ def _describe_step(name: str, record: StepRecord, run: Run, kind: str | None) ->
         completed_at=iso(record.ended_at),
         due_at=iso(record.due_at),
         duration_ms=elapsed(record.started_at, record.ended_at),
+        credits=record.credits,
         waits_for=record.waits_for if waiting else None,
         child_run_id=record.child,
         unknown=record.unknown,

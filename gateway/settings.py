@@ -40,7 +40,9 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("GATEWAY_CONCURRENCY", "100", "runs that one worker process works on side by side"),
     Setting("GATEWAY_LEASE", "15", "seconds after which a silent worker's runs go to another"),
     Setting("GATEWAY_GRACE", "10", "seconds a stopping worker gives its running steps"),
-    Setting("GATEWAY_EGRESS_ALLOW", "", "private networks that callbacks and http steps may reach, comma separated"),
+    Setting(
+        "GATEWAY_EGRESS_ALLOW", "", "private networks that callbacks, http and model steps may reach, comma separated"
+    ),
     Setting("GATEWAY_LOG_FORMAT", "auto", "`json`, `console`, or `auto`: console on a terminal"),
     Setting("GATEWAY_LOG_LEVEL", "info", "`debug`, `info`, `warning` or `error`"),
     Setting("GATEWAY_MAX_BODY", "1048576", "bytes a request body may have, at most 26214400"),
@@ -54,9 +56,14 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "GATEWAY_TRUSTED_WORKFLOWS",
         "",
-        "workflows that may have `python` steps whoever uploads them, by name, comma separated",
+        "workflows that may run code and send secrets whoever uploads them, by name, comma separated",
     ),
-    Setting("GATEWAY_STEP_COSTS", "http=1,python=1,transform=0", "credits that one attempt of a step costs, by kind"),
+    Setting(
+        "GATEWAY_STEP_COSTS", "http=1,model=1,python=1,transform=0", "credits that one attempt of a step costs, by kind"
+    ),
+    Setting("GATEWAY_MODEL_URL", "", "base URL of the OpenAI-compatible provider of model steps that name no `url`"),
+    Setting("GATEWAY_MODEL_KEY", "", "key for GATEWAY_MODEL_URL; it is sent nowhere else"),
+    Setting("GATEWAY_MODEL_CREDITS", "1", "credits that 1000 tokens of a model step cost, besides its attempt"),
     Setting(
         "GATEWAY_CALLBACK_SCHEDULE",
         "0,5,300,1800,7200,18000,36000,50400,72000,86400",
@@ -94,6 +101,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     dedupe_days: float
     trusted_workflows: tuple[str, ...]
     step_costs: str
+    model_url: str
+    model_key: str
+    model_credits: float
     callback_schedule: tuple[float, ...]
     callback_timeout: float
 
@@ -121,6 +131,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "max_lost": (1, 1000),
     "dedupe_days": (0.001, 3650),
     "callback_timeout": (0.1, 300),
+    "model_credits": (0, 1_000_000),
 }
 
 

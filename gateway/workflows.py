@@ -13,11 +13,13 @@ from typing import Annotated, Any, Literal
 import jsonschema_rs
 import msgspec
 
+from gateway.calls import HttpCall, ModelCall, argument_of, check_call, secrets_of
 from gateway.cel.scopes import Scope
 from gateway.errors import ConfigError, Forbidden
 from gateway.expressions import Expression, compile_expression
 from gateway.retries import RetryPolicy, read_duration
 from gateway.runs import LARGEST_ID
+from gateway.schemas import compile_schema
 from gateway.templates import Template, compile_template
 from gateway.waits import Approval, Wait, check_duration, check_wait
 
@@ -30,18 +32,6 @@ UNSET = msgspec.UNSET
 
 class Seconds(float):
     """A duration; written as `10s`, `5m`, `1h30m` or a number of seconds."""
-
-
-class HttpCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One HTTP request. `expect` lists the statuses that are a success; unset, all below 500 but 408 and 429 are."""
-
-    url: str
-    method: str = "GET"
-    headers: dict[str, Any] = {}
-    query: dict[str, Any] = {}
-    json: Any = UNSET
-    body: str | None = None
-    expect: list[int] | None = None
 
 
 class Child(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -74,6 +64,7 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     retry: RetryPolicy = RetryPolicy()
     timeout: Seconds = Seconds(DEFAULT_TIMEOUT)
     http: HttpCall | msgspec.UnsetType = UNSET
+    model: ModelCall | msgspec.UnsetType = UNSET
     python: str | msgspec.UnsetType = UNSET
     transform: Any = UNSET
     wait: Wait | msgspec.UnsetType = UNSET
@@ -85,7 +76,7 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         return next(kind for kind in KINDS if getattr(self, kind) is not UNSET)
 
 
-KINDS = ("http", "python", "transform", "wait", "approval", "workflow")
+KINDS = ("http", "model", "python", "transform", "wait", "approval", "workflow")
 CODE_KINDS = frozenset({"python"})
 """The kinds that run code of this machine: whoever defines one can do whatever a worker can."""
 EFFECTS = frozenset({"http", "python", "shell", "model", "workflow"})
@@ -167,6 +158,25 @@ def refuse_code(definition: Definition, admin: bool, trusted: Collection[str]) -
             raise Forbidden(message, path=path)
 
 
+def refuse_secrets(definition: Definition, admin: bool, trusted: Collection[str]) -> None:
+    """Who may define steps that send what is in a worker's environment or files: the same as those who may define code.
+
+    Raises Forbidden naming the first such step.
+    """
+    if admin or definition.name in trusted:
+        return
+    for index, step in enumerate(definition.steps):
+        for call in (step.http, step.model):
+            for field, reference in () if call is UNSET else secrets_of(call):
+                path = f"steps[{index}].{step.kind}.{field}"
+                message = (
+                    f"{path}: step {step.id!r} sends a secret of this machine ({reference.label}), which only a token "
+                    "with the scope admin may define; or name the workflow in GATEWAY_TRUSTED_WORKFLOWS, or write it "
+                    "into gateway.yaml"
+                )
+                raise Forbidden(message, path=path)
+
+
 def split_path(message: str) -> tuple[str, str]:
     """Part msgspec's message from the path it ends with: ("Expected `int`", "steps[0].timeout")."""
     what, _, where = message.partition(" - at `")
@@ -213,6 +223,9 @@ def _check_kind(step: Step, path: str) -> None:
     if step.python is not UNSET and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", str(step.python)):
         message = f"python takes `module:function`, not {step.python!r}"
         raise ConfigError(message, path=f"{path}.python")
+    for kind, call in (("http", step.http), ("model", step.model)):
+        if call is not UNSET:
+            check_call(call, f"{path}.{kind}")
 
 
 def _check_needs(step: Step, ids: set[str], path: str) -> None:
@@ -278,6 +291,9 @@ class CompiledStep:
 
 def _argument(step: Step) -> Any:
     """All of a step that may hold expressions, as plain data."""
+    for call in (step.http, step.model):
+        if call is not UNSET:
+            return argument_of(call)
     if step.transform is not UNSET:
         return step.transform
     settings = getattr(step, step.kind)
@@ -359,7 +375,7 @@ class InputSchema:
     """A workflow's JSON Schema for its input."""
 
     def __init__(self, schema: dict[str, Any] | None) -> None:
-        self._validator = None if schema is None else _compile_schema(schema)
+        self._validator = None if schema is None else compile_schema(schema, "input")
 
     def complaint(self, value: Any) -> tuple[str, str] | None:
         """The path and the reason of the first thing the schema refuses in `value`; None when it is fine."""
@@ -372,20 +388,6 @@ class InputSchema:
         except ValueError as error:
             return "input", str(error)
         return None
-
-
-def _compile_schema(schema: dict[str, Any]) -> Any:
-    try:
-        return jsonschema_rs.validator_for(schema, retriever=_refuse_to_fetch)
-    except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as error:
-        message = f"`input` is no valid JSON Schema: {getattr(error, 'message', error)}"
-        raise ConfigError(message, path="input") from None
-
-
-def _refuse_to_fetch(uri: str) -> Any:
-    # By itself the library would ask the network, or read our files, for a `$ref` that somebody uploaded.
-    message = f"{uri} is outside of this schema"
-    raise ValueError(message)
 
 
 def _join_path(parts: list[str | int]) -> str:

@@ -50,7 +50,8 @@ def record(step: CompiledStep, unit_id: str, begun: StepRecord, result: Any, now
     delay = step.retry.after(begun.attempt, chance) if result.again else None
     if delay is None:
         return _moved(begun, StepState.FAILED, now, error=problem, child=begun.child)
-    return _moved(begun, StepState.WAITING, now, error=problem, due_at=now + int(delay * 1000), waits_for="retry")
+    due_at = now + int(max(delay, result.after or 0) * 1000)
+    return _moved(begun, StepState.WAITING, now, error=problem, due_at=due_at, waits_for="retry")
 
 
 def check_output(output: Any, cap: int) -> Any:

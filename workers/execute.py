@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -21,12 +22,13 @@ from gateway.runs import MOVES, Problem, Run, State, StepRecord, StepState, conv
 from gateway.store.reading import Reader, StoredEvent
 from gateway.store.records import STEP, Records, Write, final_fields, read_run
 from gateway.store.registry import Registry
+from gateway.timelines import Delta
 from gateway.web.client import Client
 from gateway.workflows import CompiledStep, Workflow
 from workers import attempts
 from workers.children import Family
 from workers.dispatcher import Ending, Hold, StoreClock
-from workers.executors.base import Context, StepFailed
+from workers.executors.base import Context, Models, StepFailed
 
 SHORT_WAIT_MS = 250
 """A wait this short keeps its slot; a longer one is parked."""
@@ -50,6 +52,8 @@ class Runner:
         max_output: int,
         max_lost: int,
         costs: Mapping[str, int],
+        models: Models,
+        tell: Callable[[Delta], Awaitable[None]],
         chance: Callable[[], float] = random.random,
     ) -> None:
         self.records = records
@@ -61,6 +65,8 @@ class Runner:
         self.max_output = max_output
         self.max_lost = max_lost
         self.costs = costs
+        self.models = models
+        self.tell = tell
         self.chance = chance
 
     async def perform(self, hold: Hold) -> Ending:
@@ -281,6 +287,9 @@ class Execution:
             run=self._run,
             children=self._runner.family,
             child=begun.child,
+            models=self._runner.models,
+            charge=functools.partial(self._charge, unit.id),
+            tell=self._runner.tell,
         )
 
     def _charge(self, unit_id: str, credits: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -28,12 +29,14 @@ from gateway.store.keys import Keys
 from gateway.store.reading import Reader
 from gateway.store.records import Kind, Records
 from gateway.store.registry import Registry
+from gateway.store.waiting import tell_delta
 from gateway.tasks import end_tasks
 from gateway.web.client import Client
 from workers.children import Family
 from workers.deliver import Courier
 from workers.dispatcher import Dispatcher, Ending, Hold, StoreClock
 from workers.execute import Runner
+from workers.executors.base import Models
 from workers.sweep import Sweep
 
 CALLBACK_SLOTS = 50
@@ -70,6 +73,8 @@ class Parts:
             max_output=settings.max_output,
             max_lost=settings.max_lost,
             costs=read_costs(settings.step_costs),
+            models=Models(settings.model_url, settings.model_key, settings.model_credits),
+            tell=functools.partial(tell_delta, self.redis, self.keys),
         )
         self.courier = Courier(
             self.callbacks,

@@ -24,7 +24,7 @@ RUN_FIELDS = {
 }  # fmt: skip
 STEP_FIELDS = {
     "id", "kind", "status", "attempt", "started_at", "completed_at", "due_at", "duration_ms", "output", "error",
-    "waits_for", "child_run_id", "unknown",
+    "credits", "waits_for", "child_run_id", "unknown",
 }  # fmt: skip
 GITHUB_HEADERS = {
     "Content-Type": "application/json",

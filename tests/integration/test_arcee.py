@@ -155,7 +155,8 @@ def with_node(node: Any) -> dict[str, Any]:
 
 
 REFUSED_GRAPHS: dict[str, tuple[Any, str]] = {
-    "a model": (with_node({"type": "model", "config": {}}), "'model'"),
+    "a kind we lack": (with_node({"type": "slack_integration", "config": {}}), "'slack_integration'"),
+    "a model without a name": (with_node({"type": "model", "config": {"prompt": "Why?"}}), "`model`"),
     "no kind": (with_node({"config": {}}), "wrap"),
     "no object": (with_node(7), "object"),
     "a bad expression": (with_node({"type": "transform", "config": "${nobody.x}"}), "nobody"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import concurrent.futures
 import json
 import os
@@ -666,130 +665,6 @@ def test_a_step_that_takes_a_while_is_shown_as_running(store: str, tmp_path: Pat
                 assert states(await ended(redis, run_id)) == {"a": "completed"}
 
     tell(story())
-
-
-# ---- http
-
-
-def call(store: str, folder: Path, peer: Peer, text: Callable[[str], str], **settings: Any) -> Run:
-    """Run a workflow whose steps call the peer."""
-    found: list[Run] = []
-
-    async def story() -> None:
-        async with connected(store) as redis, peer.listening():
-            await publish(redis, text(peer.url))
-            async with working(settings_for(store, folder, **({"lease": 5} | settings))):
-                found.append(await ended(redis, await begin(redis, "w", input={"q": "a b&c", "n": 5})))
-
-    tell(story())
-    return found[0]
-
-
-JSON = {"content-type": "application/json"}
-
-
-def test_an_http_step_sends_what_it_says(store: str, tmp_path: Path) -> None:
-    """Method, path, query, headers and JSON body arrive as written, with expressions worked out."""
-    fields = {
-        "method": "put",
-        "query": {"q": "${input.q}", "n": "${input.n}", "no": None, "many": [1, 2]},
-        "headers": {"X-Own": "v${input.n}", "Content-Type": "application/vnd.x+json"},
-        "json": {"n": "${input.n}"},
-    }
-    peer = Peer(Reply(200, b'{"ok": true}', JSON))
-    run = call(store, tmp_path, peer, lambda url: flow(http("a", url + "/p?x=1", **fields)))
-    (got,) = peer.calls
-    assert (got.method, got.target) == ("PUT", "/p?x=1&q=a+b%26c&n=5&many=1&many=2")
-    assert (got.headers["x-own"], got.headers["content-type"]) == ("v5", "application/vnd.x+json")
-    assert got.body == b'{"n":5}'
-    assert (run.output["status"], run.output["body"]) == (200, {"ok": True})
-    assert run.output["headers"]["content-type"] == "application/json"
-
-
-@pytest.mark.parametrize(
-    ("reply", "body"),
-    [
-        (Reply(200, b'{"a": [1, null]}', JSON), {"a": [1, None]}),
-        (Reply(200, b"[1]", {"content-type": "application/problem+json; charset=utf-8"}), [1]),
-        (Reply(200, b"12345678901234567890123", JSON), 12345678901234567890123),
-        (Reply(200, "grüß".encode(), {"content-type": "text/plain"}), "grüß"),
-        (Reply(200, b'{"a": 1}'), '{"a": 1}'),
-        (Reply(200, b"\xff\xfe\x00", {"content-type": "image/x"}), base64.b64encode(b"\xff\xfe\x00").decode()),
-        (Reply(200, b"", JSON), ""),
-        (Reply(404, b"no"), "no"),
-        (Reply(301, b"", {"location": "http://127.0.0.1:1/"}), ""),
-    ],
-)
-def test_an_answer_is_read_as_what_it_says_it_is(store: str, tmp_path: Path, reply: Reply, body: Any) -> None:
-    """JSON becomes data, text stays text, other bytes become base64; a 404 and a redirect are answers too."""
-    run = call(store, tmp_path, Peer(reply), lambda url: flow(http("a", url)))
-    assert (run.output["status"], run.output["body"]) == (reply.status, body)
-
-
-def test_an_answer_to_head_has_no_body(store: str, tmp_path: Path) -> None:
-    """HEAD names the type and the length of a body that does not come; that is no failure."""
-    peer = Peer(Reply(200, b"", JSON | {"content-length": "12"}))
-    run = call(store, tmp_path, peer, lambda url: flow(http("a", url, method="HEAD")))
-    assert (run.output["status"], run.output["body"]) == (200, "")
-
-
-def test_an_http_step_is_tried_again_with_the_same_key(store: str, tmp_path: Path) -> None:
-    """On 503, 429 and a broken answer it is tried again; every attempt carries one Idempotency-Key, no other step's."""
-    peer = Peer(Reply(503), Reply(429), Reply(200, b"{", JSON), Reply(200, b"{}", JSON))
-    retry = {"attempts": 4, "initial": 0}
-    text: Callable[[str], str] = lambda url: flow(http("a", url, retry), http("b", url) | {"needs": ["a"]})  # noqa: E731
-    run = call(store, tmp_path, peer, text)
-    keys = [got.headers["idempotency-key"] for got in peer.calls]
-    assert len(set(keys[:4])) == 1
-    assert len(keys) == 5
-    assert keys[4] != keys[0]
-    assert (run.steps["a"].attempt, str(run.state)) == (4, "completed")
-
-
-@pytest.mark.parametrize(
-    ("reply", "fields", "kind", "words"),
-    [
-        (Reply(500), {}, "HttpStatus", "the answer was 500, expected success"),
-        (Reply(408), {}, "HttpStatus", "408"),
-        (Reply(200), {"expect": [201, 202]}, "HttpStatus", "the answer was 200, expected 201 or 202"),
-        (Reply(200, b"{", JSON), {}, "BadAnswer", "can't be read as JSON"),
-        (Reply(200, b"x" * 2000), {}, "TooLarge", "more than 1024 bytes"),
-        (Reply(200, b"\xff" * 1000), {}, "TooLarge", "GATEWAY_MAX_OUTPUT"),
-        (Reply(200, b"[" * 500 + b"]" * 500, JSON), {}, "NotJson", "nested too deeply"),
-        (Reply(200), {"headers": {"x": "a\nb"}}, "HttpError", "invalid_request"),
-        (Reply(200), {"headers": {"host": "other"}}, "HttpError", "invalid_request"),
-    ],
-)
-def test_an_http_step_fails_with_the_reason(
-    store: str, tmp_path: Path, reply: Reply, fields: dict[str, Any], kind: str, words: str
-) -> None:
-    """A status that is not expected, a broken, cut or deep answer, and headers that can't be sent are told."""
-    run = call(store, tmp_path, Peer(reply), lambda url: flow(http("a", url, **fields)), max_output=1024)
-    assert run.error is not None
-    assert run.error.type == kind
-    assert words in run.error.message
-
-
-def test_an_expected_failure_is_a_success(store: str, tmp_path: Path) -> None:
-    """`expect` may name a 503."""
-    run = call(store, tmp_path, Peer(Reply(503)), lambda url: flow(http("a", url, expect=[503])))
-    assert run.output["status"] == 503
-
-
-def test_a_private_address_is_not_called(store: str, tmp_path: Path) -> None:
-    """Unless the operator allows the network, an http step does not reach inside."""
-    peer = Peer()
-    run = call(store, tmp_path, peer, lambda url: flow(http("a", url.replace("http://", "https://"))), egress_allow="")
-    assert run.error is not None
-    assert run.error.type == "HttpError"
-    assert peer.calls == []
-
-
-def test_nobody_there_is_told(store: str, tmp_path: Path) -> None:
-    """A port where nobody listens is unreachable."""
-    run = carry(store, tmp_path, flow(http("a", "http://127.0.0.1:1/")))
-    assert run.error is not None
-    assert run.error.message.startswith("unreachable: ")
 
 
 # ---- stock arq

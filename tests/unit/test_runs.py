@@ -102,7 +102,7 @@ def test_a_new_run_is_described_without_times_it_does_not_have() -> None:
 def test_a_failed_run_is_described_with_its_steps_and_its_reason() -> None:
     """An ended run tells its duration, its error, and each step with attempt, times and error."""
     problem = Problem(type="HttpStatus", message="the answer was 503", step="call", attempt=2)
-    step = StepRecord(state=StepState.FAILED, attempt=2, started_at=1_000, ended_at=1_250, error=problem)
+    step = StepRecord(state=StepState.FAILED, attempt=2, started_at=1_000, ended_at=1_250, error=problem, credits=3)
     run = Run(
         id=8,
         state=State.FAILED,
@@ -126,6 +126,7 @@ def test_a_failed_run_is_described_with_its_steps_and_its_reason() -> None:
             "completed_at": "1970-01-01T00:00:01.250Z",
             "due_at": None,
             "duration_ms": 250,
+            "credits": 3,
             "waits_for": None,
             "child_run_id": None,
             "unknown": 0,

@@ -6,13 +6,14 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from gateway.workflows import CompiledStep
-from workers.executors import child, http, python, transform
+from workers.executors import child, http, model, python, transform
 from workers.executors.base import Context
 
 Executor = Callable[[CompiledStep, Any, Context], Awaitable[Any]]
 
 EXECUTORS: dict[str, Executor] = {
     "http": http.perform,
+    "model": model.perform,
     "python": python.perform,
     "transform": transform.perform,
     "workflow": child.perform,

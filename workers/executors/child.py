@@ -16,7 +16,9 @@ async def perform(step: CompiledStep, argument: dict[str, Any], context: Context
     """Start the run, or, when it is over, tell how it ended. What can't be started is a failure."""
     child = msgspec.convert(argument, Child)
     if context.child is not None:
-        return _tell(child, await context.children.read(context.child))
+        run = await context.children.read(context.child)
+        context.charge(run.credits)
+        return _tell(child, run)
     try:
         run_id = await context.children.start(context.run, context.step_id, context.attempt, child)
     except GatewayError as error:

@@ -1,0 +1,56 @@
+"""The secrets that one attempt sends: read at the moment of use, and taken out of whatever comes back."""
+
+from __future__ import annotations
+
+import base64
+import json
+from urllib.parse import quote
+
+from gateway.secrets import SHORTEST, SecretRef
+from gateway.store.registry import resolve_secret
+from workers.executors.base import StepFailed
+
+HIDDEN = "[secret]"
+
+
+class Keyring:
+    """What must not be seen of an attempt. Shorter texts than SHORTEST are no secrets, and stand anywhere."""
+
+    def __init__(self) -> None:
+        self._hidden: list[str] = []
+
+    def open(self, reference: SecretRef) -> str:
+        """The secret's value. Raises StepFailed, naming where it should be, when it isn't there or can't be sent."""
+        value = resolve_secret(reference, "", ())
+        if not value:
+            message = f"the secret ({reference.label}) is not set, or can't be read, where this worker runs"
+            raise StepFailed("NoSecret", message, again=False)
+        if not value.isascii() or not value.isprintable():
+            message = f"the secret ({reference.label}) holds a line break or another character that no header may hold"
+            raise StepFailed("BadSecret", message, again=False)
+        self.remember(value)
+        return value
+
+    def remember(self, value: str) -> None:
+        """Hide this text from now on, as it is and as it looks inside JSON, a URL or base64."""
+        forms = {value, json.dumps(value)[1:-1], quote(value, safe=""), base64.b64encode(value.encode()).decode()}
+        self._hidden += [form for form in forms if len(form) >= SHORTEST]
+        self._hidden.sort(key=len, reverse=True)
+
+    def basic(self, user: str, password: SecretRef) -> str:
+        """The value of an Authorization header (RFC 7617)."""
+        token = base64.b64encode(f"{user}:{self.open(password)}".encode()).decode()
+        self.remember(token)
+        return f"Basic {token}"
+
+    def hide(self, text: str) -> str:
+        """The text without any secret."""
+        for secret in self._hidden:
+            text = text.replace(secret, HIDDEN)
+        return text
+
+    def hide_bytes(self, raw: bytes) -> bytes:
+        """The bytes without any secret."""
+        for secret in self._hidden:
+            raw = raw.replace(secret.encode(), HIDDEN.encode())
+        return raw
