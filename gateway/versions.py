@@ -10,7 +10,7 @@ import msgspec
 import yaml
 
 from gateway.errors import ConfigError, NotFound
-from gateway.workflows import Definition, Published, Step, Workflow
+from gateway.workflows import Definition, Published, Step, Workflow, digest_of
 
 LONGEST_LABEL = 100
 UNSET = msgspec.UNSET
@@ -138,7 +138,8 @@ def compare(before: Any, after: Any, path: str = "") -> list[Change]:
             *_compare_order(list(named_before), list(named_after), path),
             *_compare_members(named_before, named_after, path, "{path}[{name}]"),
         ]
-    if before == after and type(before) is type(after):
+    # Not `==`, for which 1, 1.0 and true are the same.
+    if digest_of(before) == digest_of(after):
         return []
     return [Change(path, before, after)]
 

@@ -109,6 +109,7 @@ DIFFERENCES: dict[str, tuple[Any, Any, list[Change]]] = {
         [Change("steps[a].needs", ["x"], ["y"])],
     ),
     "a type": ({"a": 1}, {"a": True}, [Change("a", 1, True)]),
+    "a type within a list": ({"a": [1]}, {"a": [True]}, [Change("a", [1], [True])]),
     "null is not nothing": ({"a": None}, {}, [Change("a", before=None)]),
     "deep": ({"a": {"b": {"c": 1}}}, {"a": {"b": {"c": 2}}}, [Change("a.b.c", 1, 2)]),
 }
