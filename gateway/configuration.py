@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -11,10 +11,12 @@ import yaml
 
 from gateway.adapters import AdapterSettings
 from gateway.apps import App, CallbackSettings, ReceiveConfig, TriggerSettings, check_app
+from gateway.callables import complain
 from gateway.calls import BasicAuth, HttpCall, ModelCall
 from gateway.errors import ConfigError
 from gateway.retries import RetryPolicy
 from gateway.secrets import SecretRef
+from gateway.shells import ShellCall, unguarded_options
 from gateway.versions import Draft
 from gateway.workflows import Definition, Step, Workflow, prepare, read_duration_field, split_path
 
@@ -23,7 +25,7 @@ MOST_LEVELS = 100
 SECTIONS = ("apps", "workflows")
 MODELS = (
     *(App, CallbackSettings, ReceiveConfig, AdapterSettings, TriggerSettings, SecretRef),
-    *(Definition, Step, HttpCall, BasicAuth, ModelCall, RetryPolicy),
+    *(Definition, Step, HttpCall, BasicAuth, ModelCall, ShellCall, RetryPolicy),
 )
 KNOWN_FIELDS = sorted(
     {field.encode_name for model in MODELS for field in msgspec.structs.fields(model)} - {"managed_by", "sealed"}
@@ -65,8 +67,11 @@ Marks = dict[str, tuple[int, int]]
 Read = TypeVar("Read")
 
 
-def read_configuration(text: str) -> Configuration:
-    """Read a whole gateway.yaml (YAML or JSON). Raises Mistakes with every app, workflow and step that is wrong."""
+def read_configuration(text: str, modules: Sequence[str] = ()) -> Configuration:
+    """Read a whole gateway.yaml (YAML or JSON). Raises Mistakes with every app, workflow and step that is wrong.
+
+    `modules` are those that its `python` steps may use; without any, all.
+    """
     document, marks = load_yaml(text)
     mistakes: list[Mistake] = []
     sections = _read_sections(document, marks, mistakes)
@@ -80,7 +85,7 @@ def read_configuration(text: str) -> Configuration:
     ]
     found = [workflow for workflow in workflows if workflow is not None]
     if not mistakes:
-        mistakes += _check_together(apps, found, marks)
+        mistakes += _check_together(apps, found, marks) + _check_modules(found, modules, marks)
     if mistakes:
         raise Mistakes(sorted(mistakes, key=lambda mistake: (mistake.line, mistake.column)))
     return Configuration(apps, found, sections["workflows"])
@@ -301,6 +306,26 @@ def _check_together(apps: list[App], workflows: list[Workflow], marks: Marks) ->
                 path = f"apps[{number}].triggers[{index}].workflow"
                 mistakes.append(_mistake(_unknown_workflow(trigger.workflow, workflows), path, marks))
     return mistakes
+
+
+def _check_modules(workflows: list[Workflow], modules: Sequence[str], marks: Marks) -> list[Mistake]:
+    return [
+        _mistake(complaint, f"workflows[{number}].steps[{index}].python", marks)
+        for number, workflow in enumerate(workflows)
+        for index, step in enumerate(workflow.definition.steps)
+        if isinstance(step.python, str) and (complaint := complain(step.python, modules))
+    ]
+
+
+def warn_of_options(configuration: Configuration) -> list[str]:
+    """The `shell` steps where a computed argument may be taken for an option."""
+    return [
+        f"workflow {workflow.definition.name!r}, step {step.id!r}: a computed argument may begin with `-` and be read as"
+        " an option; put `--` before it if the program knows that, or a fixed beginning such as `--name=`"
+        for workflow in configuration.workflows
+        for step in workflow.definition.steps
+        if not isinstance(step.shell, msgspec.UnsetType) and unguarded_options(step.shell)
+    ]
 
 
 def _unknown_workflow(name: str | int, workflows: list[Workflow]) -> str:

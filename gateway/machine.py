@@ -35,7 +35,7 @@ log = structlog.get_logger()
 
 async def run_machine(settings: Settings, listener: socket.socket) -> int:
     """Everything for one machine, until it is told to stop. Raises ConfigError or StoreError when it can't begin."""
-    read_configuration(read_file(settings.config))
+    read_configuration(read_file(settings.config), settings.python_modules)
     ensure_master_key(settings)
     with contextlib.ExitStack() as stack:
         if settings.embedded:
@@ -75,7 +75,8 @@ async def prepare_store(settings: Settings) -> None:
 
 async def apply_file(settings: Settings, catalog: Catalog) -> Changes:
     """Publish what the file says. Raises ConfigError."""
-    changes = await catalog.apply(read_configuration(read_file(settings.config)), int(time.time() * 1000))
+    configuration = read_configuration(read_file(settings.config), settings.python_modules)
+    changes = await catalog.apply(configuration, int(time.time() * 1000))
     if changes:
         log.info("gateway.yaml applied", added=changes.added, changed=changes.changed, removed=changes.removed)
     return changes

@@ -51,6 +51,11 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("GATEWAY_MAX_QUEUE", "1000000", "runs that may wait before the answer is 503"),
     Setting("GATEWAY_MAX_WAITERS", "10000", "requests of one receiver that may wait for runs before the answer is 503"),
     Setting("GATEWAY_MAX_OUTPUT", "1048576", "bytes a step's output may have"),
+    Setting("GATEWAY_PYTHON_MODULES", "", "modules that `python` steps may use, comma separated; unset, any"),
+    Setting("GATEWAY_SHELL_PATH", "", "PATH of `shell` steps; unset, the worker's own"),
+    Setting(
+        "GATEWAY_CHILD_MEMORY", "0", "bytes of address space for a process of a `shell` or isolated step; 0 = no limit"
+    ),
     Setting("GATEWAY_MAX_LOST", "5", "workers in a row that may die on one run before it is failed"),
     Setting("GATEWAY_DEDUPE_DAYS", "7", "days a delivery is remembered, so that it is not run again"),
     Setting(
@@ -59,7 +64,9 @@ SETTINGS: tuple[Setting, ...] = (
         "workflows that may run code and send secrets whoever uploads them, by name, comma separated",
     ),
     Setting(
-        "GATEWAY_STEP_COSTS", "http=1,model=1,python=1,transform=0", "credits that one attempt of a step costs, by kind"
+        "GATEWAY_STEP_COSTS",
+        "http=1,model=1,python=1,shell=1,transform=0",
+        "credits that one attempt of a step costs, by kind",
     ),
     Setting("GATEWAY_MODEL_URL", "", "base URL of the OpenAI-compatible provider of model steps that name no `url`"),
     Setting("GATEWAY_MODEL_KEY", "", "key for GATEWAY_MODEL_URL; it is sent nowhere else"),
@@ -97,6 +104,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_queue: int
     max_waiters: int
     max_output: int
+    python_modules: tuple[str, ...]
+    shell_path: str
+    child_memory: int
     max_lost: int
     dedupe_days: float
     trusted_workflows: tuple[str, ...]
@@ -113,7 +123,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return not self.redis_url
 
 
-LISTS = ("GATEWAY_MASTER_KEYS", "GATEWAY_TRUSTED_WORKFLOWS", "GATEWAY_CALLBACK_SCHEDULE")
+LISTS = ("GATEWAY_MASTER_KEYS", "GATEWAY_TRUSTED_WORKFLOWS", "GATEWAY_CALLBACK_SCHEDULE", "GATEWAY_PYTHON_MODULES")
 LONGEST_WAIT = 31_536_000
 BOUNDS: dict[str, tuple[float, float]] = {
     "port": (0, 65535),
@@ -128,6 +138,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "max_queue": (1, 1e12),
     "max_waiters": (0, 1_000_000),
     "max_output": (1024, 268_435_456),
+    "child_memory": (0, 1e12),
     "max_lost": (1, 1000),
     "dedupe_days": (0.001, 3650),
     "callback_timeout": (0.1, 300),

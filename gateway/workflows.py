@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal
 import jsonschema_rs
 import msgspec
 
+from gateway import shells
+from gateway.callables import REFERENCE
 from gateway.calls import HttpCall, ModelCall, argument_of, check_call, secrets_of
 from gateway.cel.scopes import Scope
 from gateway.errors import ConfigError, Forbidden
@@ -66,6 +68,8 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     http: HttpCall | msgspec.UnsetType = UNSET
     model: ModelCall | msgspec.UnsetType = UNSET
     python: str | msgspec.UnsetType = UNSET
+    isolate: Literal["process"] | None = None
+    shell: shells.Shell | msgspec.UnsetType = UNSET
     transform: Any = UNSET
     wait: Wait | msgspec.UnsetType = UNSET
     approval: Approval | msgspec.UnsetType = UNSET
@@ -76,8 +80,8 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         return next(kind for kind in KINDS if getattr(self, kind) is not UNSET)
 
 
-KINDS = ("http", "model", "python", "transform", "wait", "approval", "workflow")
-CODE_KINDS = frozenset({"python"})
+KINDS = ("http", "model", "python", "shell", "transform", "wait", "approval", "workflow")
+CODE_KINDS = frozenset({"python", "shell"})
 """The kinds that run code of this machine: whoever defines one can do whatever a worker can."""
 EFFECTS = frozenset({"http", "python", "shell", "model", "workflow"})
 """Kinds that act on the world: they are recorded as begun before they begin."""
@@ -220,7 +224,12 @@ def _check_kind(step: Step, path: str) -> None:
         check_wait(step.wait, f"{path}.wait")
     if isinstance(step.approval, Approval):
         check_duration(step.approval.timeout, f"{path}.approval.timeout")
-    if step.python is not UNSET and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", str(step.python)):
+    if step.shell is not UNSET:
+        shells.check_shell(step.shell, f"{path}.shell")
+    if step.isolate is not None and step.python is UNSET:
+        message = "isolate is for python steps; a shell step has a process of its own anyway"
+        raise ConfigError(message, path=f"{path}.isolate")
+    if step.python is not UNSET and not REFERENCE.fullmatch(str(step.python)):
         message = f"python takes `module:function`, not {step.python!r}"
         raise ConfigError(message, path=f"{path}.python")
     for kind, call in (("http", step.http), ("model", step.model)):
@@ -294,6 +303,8 @@ def _argument(step: Step) -> Any:
     for call in (step.http, step.model):
         if call is not UNSET:
             return argument_of(call)
+    if step.shell is not UNSET:
+        return shells.argument_of(step.shell)
     if step.transform is not UNSET:
         return step.transform
     settings = getattr(step, step.kind)

@@ -26,9 +26,9 @@ from gateway.timelines import Delta
 from gateway.web.client import Client
 from gateway.workflows import CompiledStep, Workflow
 from workers import attempts
-from workers.children import Family
 from workers.dispatcher import Ending, Hold, StoreClock
-from workers.executors.base import Context, Models, StepFailed
+from workers.executors.base import Context, Models, Rules, StepFailed
+from workers.family import Family
 
 SHORT_WAIT_MS = 250
 """A wait this short keeps its slot; a longer one is parked."""
@@ -54,6 +54,7 @@ class Runner:
         costs: Mapping[str, int],
         models: Models,
         tell: Callable[[Delta], Awaitable[None]],
+        rules: Rules,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self.records = records
@@ -67,6 +68,7 @@ class Runner:
         self.costs = costs
         self.models = models
         self.tell = tell
+        self.rules = rules
         self.chance = chance
 
     async def perform(self, hold: Hold) -> Ending:
@@ -290,6 +292,7 @@ class Execution:
             models=self._runner.models,
             charge=functools.partial(self._charge, unit.id),
             tell=self._runner.tell,
+            rules=self._runner.rules,
         )
 
     def _charge(self, unit_id: str, credits: int) -> None:

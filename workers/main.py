@@ -32,11 +32,11 @@ from gateway.store.registry import Registry
 from gateway.store.waiting import tell_delta
 from gateway.tasks import end_tasks
 from gateway.web.client import Client
-from workers.children import Family
 from workers.deliver import Courier
 from workers.dispatcher import Dispatcher, Ending, Hold, StoreClock
 from workers.execute import Runner
-from workers.executors.base import Models
+from workers.executors.base import Models, rules_of
+from workers.family import Family
 from workers.sweep import Sweep
 
 CALLBACK_SLOTS = 50
@@ -75,6 +75,7 @@ class Parts:
             costs=read_costs(settings.step_costs),
             models=Models(settings.model_url, settings.model_key, settings.model_credits),
             tell=functools.partial(tell_delta, self.redis, self.keys),
+            rules=rules_of(settings),
         )
         self.courier = Courier(
             self.callbacks,

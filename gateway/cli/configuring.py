@@ -5,11 +5,14 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gateway.cli.common import Json, Shard, fail, out, plainly, print_json, with_store
+
+if TYPE_CHECKING:
+    from gateway.settings import Settings
 
 File = Annotated[Path | None, typer.Argument(help="The file, by default what GATEWAY_CONFIG names.")]
 
@@ -62,15 +65,15 @@ def init(
 
 def check(file: File = None, json: Json = False) -> None:
     """Judge a file: every mistake with its line, column and field."""
-    from gateway.configuration import Mistakes, read_configuration
+    from gateway.configuration import Mistakes, read_configuration, warn_of_options
 
-    path, text = _read(file)
+    path, text, settings = _read(file)
     try:
-        configuration = read_configuration(text)
+        configuration = read_configuration(text, settings.python_modules)
     except Mistakes as error:
         show_mistakes(path, error.mistakes, json)
         raise typer.Exit(1) from None
-    warnings = _missing_secrets(configuration)
+    warnings = _missing_secrets(configuration) + warn_of_options(configuration)
     if json:
         counts = {"apps": len(configuration.apps), "workflows": len(configuration.workflows)}
         print_json({"valid": True, "mistakes": [], **counts, "warnings": warnings})
@@ -85,8 +88,9 @@ def apply(file: File = None, json: Json = False) -> None:
     """Make the store say what the file says. Running receivers and workers follow at once."""
     from gateway.configuration import read_configuration
 
+    _, text, settings = _read(file)
     with plainly():
-        configuration = read_configuration(_read(file)[1])
+        configuration = read_configuration(text, settings.python_modules)
 
     async def work(shard: Shard) -> Any:
         return await shard.catalog.apply(configuration, int(time.time() * 1000))
@@ -102,13 +106,14 @@ def apply(file: File = None, json: Json = False) -> None:
         out().print("nothing to change")
 
 
-def _read(file: Path | None) -> tuple[Path, str]:
+def _read(file: Path | None) -> tuple[Path, str, Settings]:
     from gateway.machine import read_file
     from gateway.settings import read_settings
 
     with plainly():
-        path = file or read_settings().config
-        return path, read_file(path)
+        settings = read_settings()
+        path = file or settings.config
+        return path, read_file(path), settings
 
 
 def show_mistakes(path: Path, mistakes: list[Any], json: bool) -> None:

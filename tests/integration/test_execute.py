@@ -555,10 +555,10 @@ def test_a_run_whose_definition_is_gone_fails_with_the_reason(store: str, tmp_pa
             await publish(redis, "")
             request = json.loads(await redis.hget(KEYS.run(broken), "request")) | {"digest": "broken"}
             await redis.hset(KEYS.run(broken), "request", json.dumps(request))
-            await redis.set(KEYS.definition("broken"), '{"name": "w", "steps": [{"id": "a", "shell": "rm"}]}')
+            await redis.set(KEYS.definition("broken"), '{"name": "w", "steps": [{"id": "a", "telex": "rm"}]}')
             await redis.delete(KEYS.definition(digest))
             async with working(settings_for(store, tmp_path, lease=5)):
-                for run_id, words in ((lost, f"no definition {digest}"), (broken, "shell")):
+                for run_id, words in ((lost, f"no definition {digest}"), (broken, "telex")):
                     run = await ended(redis, run_id)
                     assert run.error is not None
                     assert run.error.type == "BadWorkflow"

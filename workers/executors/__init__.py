@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from gateway.workflows import CompiledStep
-from workers.executors import child, http, model, python, transform
+from workers.executors import child, http, model, python, shell, transform
 from workers.executors.base import Context
 
 Executor = Callable[[CompiledStep, Any, Context], Awaitable[Any]]
@@ -15,6 +15,7 @@ EXECUTORS: dict[str, Executor] = {
     "http": http.perform,
     "model": model.perform,
     "python": python.perform,
+    "shell": shell.perform,
     "transform": transform.perform,
     "workflow": child.perform,
 }

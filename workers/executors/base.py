@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import msgspec
 
 from gateway.runs import Run
+from gateway.settings import Settings
 from gateway.timelines import Delta
 from gateway.web.client import Client
 from gateway.workflows import Child
@@ -61,6 +63,23 @@ class Children(Protocol):
     async def read(self, run_id: int) -> Run: ...
 
 
+class Rules(msgspec.Struct, frozen=True, kw_only=True):
+    """What the operator lets steps use: modules (none named: any), a PATH, bytes of memory for a child (0: no limit)."""
+
+    modules: tuple[str, ...] = ()
+    path: str = os.defpath
+    memory: int = 0
+
+
+def rules_of(settings: Settings) -> Rules:
+    """The rules that the settings make; PATH is the worker's own unless they name another."""
+    return Rules(
+        modules=settings.python_modules,
+        path=settings.shell_path or os.environ.get("PATH", os.defpath),
+        memory=settings.child_memory,
+    )
+
+
 class Context(msgspec.Struct, frozen=True, kw_only=True):
     """One attempt of one step. `seconds` is what is left for it, `cap` how many bytes its output may have.
 
@@ -81,3 +100,13 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     models: Models = NO_MODELS
     charge: Callable[[int], None] = _charge_nobody
     tell: Callable[[Delta], Awaitable[None]] = _tell_nobody
+    rules: Rules = Rules()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What tells a child process which step it is."""
+        return {
+            "GATEWAY_RUN_ID": str(self.run_id),
+            "GATEWAY_STEP": self.step_id,
+            "GATEWAY_IDEMPOTENCY_KEY": self.key,
+        }

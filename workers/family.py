@@ -1,0 +1,92 @@
+"""Starting runs from steps: stored like any event, under an id that the same step of the same run always gives."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Protocol
+
+import msgspec
+
+from gateway.errors import NotFound, Unprocessable
+from gateway.events import Acceptable, Decision, Head, hash_body
+from gateway.runs import Parent, Run, RunRequest
+from gateway.service import Storage, insist_on_stored
+from gateway.store.reading import Reader
+from gateway.triggers import check_input
+from gateway.workflows import Child, Published, Workflow
+
+DEEPEST = 16
+"""How many runs may have started each other, one below the other."""
+
+
+class Library(Protocol):
+    """The published workflows at hand."""
+
+    @property
+    def workflows(self) -> Mapping[str, Published]: ...
+
+    async def refresh(self) -> None: ...
+
+    async def definition(self, digest: str) -> Workflow: ...
+
+
+class Family:
+    """Starts the runs that steps ask for, and reads them."""
+
+    def __init__(self, library: Library, storage: Storage, reader: Reader) -> None:
+        self._library = library
+        self._storage = storage
+        self._reader = reader
+
+    async def start(self, parent: Run, unit_id: str, attempt: int, child: Child) -> int:
+        """The id of the run this attempt starts; asked again, the same. Raises NotFound, Unprocessable or Unavailable."""
+        published = await self._find(str(child.name))
+        check_input(await self._library.definition(published.digest), child.input)
+        if parent.request.depth + 1 > DEEPEST:
+            message = f"runs have started each other {DEEPEST} deep; is this a loop?"
+            raise Unprocessable(message)
+        event = _event(parent, unit_id, attempt, child, published)
+        stored = await self._storage.store(event)
+        insist_on_stored(stored)
+        return stored.run_ids[0]
+
+    async def read(self, run_id: int) -> Run:
+        """The run. Raises NotFound."""
+        return await self._reader.run(run_id)
+
+    async def _find(self, name: str) -> Published:
+        if name not in self._library.workflows:
+            await self._library.refresh()
+        found = self._library.workflows.get(name)
+        if found is None:
+            message = f"there is no workflow {name!r}"
+            raise NotFound(message)
+        return found
+
+
+def _event(parent: Run, unit_id: str, attempt: int, child: Child, published: Published) -> Acceptable:
+    body = msgspec.json.encode(child.input)
+    origin = f"{parent.id}:{parent.attempt}:{unit_id}:{attempt}"
+    event_id = "evt_" + hashlib.sha256(f"child:{origin}".encode()).hexdigest()[:28]
+    request = RunRequest(
+        workflow_id=published.id,
+        workflow=published.name,
+        digest=published.digest,
+        session_id=parent.request.session_id,
+        app_id=parent.request.app_id,
+        token_id=parent.request.token_id,
+        event_id=event_id,
+        trigger=f"run {parent.id} step {unit_id}",
+        input=child.input,
+        metadata=parent.request.metadata,
+        parent=Parent(parent.id, unit_id) if child.wait else None,
+        depth=parent.request.depth + 1,
+    )
+    head = Head(
+        app_id=parent.request.app_id,
+        token_id=parent.request.token_id,
+        type="workflow.started",
+        decision=Decision(outcome="accepted", scheme="step"),
+    )
+    return Acceptable(id=event_id, body=body, body_hash=hash_body(body), keys=[], head=head, requests=[request])
