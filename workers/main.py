@@ -38,6 +38,7 @@ from workers.execute import Runner
 from workers.executors.base import Models, rules_of
 from workers.family import Family
 from workers.sweep import Sweep
+from workers.watchdog import Watchdog
 
 CALLBACK_SLOTS = 50
 NO_LIMIT = 2**53
@@ -134,13 +135,14 @@ async def work(settings: Settings, stop: asyncio.Event) -> None:
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(settings.concurrency, "step"))
     async with open_parts(settings) as parts:
         dispatchers = [parts.run_dispatcher(), parts.callback_dispatcher()]
-        async with asyncio.TaskGroup() as group:
-            sweep = group.create_task(parts.sweep.go())
-            loops = [group.create_task(dispatcher.async_run()) for dispatcher in dispatchers]
-            log.info("worker is ready", slots=settings.concurrency, lease=settings.lease)
-            await stop.wait()
-            await asyncio.gather(*(dispatcher.stop(settings.grace) for dispatcher in dispatchers))
-            await end_tasks(sweep, *loops)
+        with Watchdog(settings.lease):
+            async with asyncio.TaskGroup() as group:
+                sweep = group.create_task(parts.sweep.go())
+                loops = [group.create_task(dispatcher.async_run()) for dispatcher in dispatchers]
+                log.info("worker is ready", slots=settings.concurrency, lease=settings.lease)
+                await stop.wait()
+                await asyncio.gather(*(dispatcher.stop(settings.grace) for dispatcher in dispatchers))
+                await end_tasks(sweep, *loops)
 
 
 def run_worker(settings: Settings) -> None:
