@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable
-from typing import Protocol
 
 import msgspec
 
+from gateway.errors import NotFound
 from gateway.runs import Run
 from gateway.settings import Settings
 from gateway.timelines import Delta
@@ -55,12 +55,12 @@ class Parked(msgspec.Struct, frozen=True):
     run_id: int
 
 
-class Children(Protocol):
-    """Where a step starts another run, and reads it."""
+async def _start_nothing(_: Child) -> int:
+    raise NotFound
 
-    async def start(self, parent: Run, unit_id: str, attempt: int, child: Child) -> int: ...
 
-    async def read(self, run_id: int) -> Run: ...
+async def _read_nothing(_: int) -> Run:
+    raise NotFound
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,7 +83,8 @@ def rules_of(settings: Settings) -> Rules:
 class Context(msgspec.Struct, frozen=True, kw_only=True):
     """One attempt of one step. `seconds` is what is left for it, `cap` how many bytes its output may have.
 
-    `charge` adds credits to what the run has used; `tell` passes on what the step is just saying.
+    `charge` adds credits to what the run has used; `tell` passes on what the step is just saying. `start` starts
+    another run, the same one however often this attempt asks, and gives its id; `read` reads it.
     """
 
     run_id: int
@@ -93,10 +94,10 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     cap: int
     client: Client
-    run: Run
-    children: Children
     child: int | None = None
     """The run that this step started before, and that is over now."""
+    start: Callable[[Child], Awaitable[int]] = _start_nothing
+    read: Callable[[int], Awaitable[Run]] = _read_nothing
     models: Models = NO_MODELS
     charge: Callable[[int], None] = _charge_nobody
     tell: Callable[[Delta], Awaitable[None]] = _tell_nobody

@@ -16,11 +16,11 @@ async def perform(step: CompiledStep, argument: dict[str, Any], context: Context
     """Start the run, or, when it is over, tell how it ended. What can't be started is a failure."""
     child = msgspec.convert(argument, Child)
     if context.child is not None:
-        run = await context.children.read(context.child)
+        run = await context.read(context.child)
         context.charge(run.credits)
         return _tell(child, run)
     try:
-        run_id = await context.children.start(context.run, context.step_id, context.attempt, child)
+        run_id = await context.start(child)
     except GatewayError as error:
         # What is wrong with it stays wrong; what was only short of room comes again.
         raise StepFailed("ChildNotStarted", error.message, again=error.status >= 500) from None
