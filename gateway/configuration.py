@@ -13,8 +13,10 @@ from gateway.adapters import AdapterSettings
 from gateway.apps import App, CallbackSettings, ReceiveConfig, TriggerSettings, check_app
 from gateway.callables import complain
 from gateway.calls import BasicAuth, HttpCall, ModelCall
+from gateway.chains import Listener, find_loop
 from gateway.errors import ConfigError
 from gateway.retries import RetryPolicy
+from gateway.schedules import Schedule
 from gateway.secrets import SecretRef
 from gateway.shells import ShellCall, unguarded_options
 from gateway.versions import Draft
@@ -25,7 +27,7 @@ MOST_LEVELS = 100
 SECTIONS = ("apps", "workflows")
 MODELS = (
     *(App, CallbackSettings, ReceiveConfig, AdapterSettings, TriggerSettings, SecretRef),
-    *(Definition, Step, HttpCall, BasicAuth, ModelCall, ShellCall, RetryPolicy),
+    *(Definition, Step, HttpCall, BasicAuth, ModelCall, ShellCall, RetryPolicy, Schedule, Listener),
 )
 KNOWN_FIELDS = sorted(
     {field.encode_name for model in MODELS for field in msgspec.structs.fields(model)} - {"managed_by", "sealed"}
@@ -305,7 +307,28 @@ def _check_together(apps: list[App], workflows: list[Workflow], marks: Marks) ->
             if trigger.workflow not in known:
                 path = f"apps[{number}].triggers[{index}].workflow"
                 mistakes.append(_mistake(_unknown_workflow(trigger.workflow, workflows), path, marks))
-    return mistakes
+    return mistakes + _check_listeners(workflows, known, marks)
+
+
+def _check_listeners(workflows: list[Workflow], known: set[str | int | None], marks: Marks) -> list[Mistake]:
+    listened = [
+        (f"workflows[{number}].on[{index}].workflow", listener.workflow)
+        for number, workflow in enumerate(workflows)
+        for index, listener in enumerate(workflow.definition.on)
+    ]
+    return [_mistake(_unknown_workflow(name, workflows), path, marks) for path, name in listened if name not in known]
+
+
+def warn_of_loops(configuration: Configuration) -> list[str]:
+    """What to say of workflows that start each other in a circle. Conditions may end it; the limit of depth does."""
+    names = {str(each.definition.id): each.definition.name for each in configuration.workflows}
+    listens = {
+        each.definition.name: [names.get(listener.workflow, listener.workflow) for listener in each.listeners]
+        for each in configuration.workflows
+    }
+    loop = find_loop(listens)
+    message = f"workflows start each other in a circle by `on`: {loop}; GATEWAY_MAX_DEPTH ends it if nothing else does"
+    return [] if loop is None else [message]
 
 
 def _check_modules(workflows: list[Workflow], modules: Sequence[str], marks: Marks) -> list[Mistake]:

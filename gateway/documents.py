@@ -19,9 +19,10 @@ from gateway.events import Decision, Head
 from gateway.hooks import Hook
 from gateway.registrations import Registration
 from gateway.runs import CallbackState, Run, RunDocument, fields_of, iso
+from gateway.schedules import LiveSchedule, compile_schedules
 from gateway.tokens import Token
 from gateway.versions import Change, Difference, Version
-from gateway.workflows import Definition, Published
+from gateway.workflows import Definition, Published, read_definition
 
 
 class AttemptDocument(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,11 +125,21 @@ class DifferenceDocument(msgspec.Struct, frozen=True, kw_only=True):
     diff: str
 
 
+class ScheduleDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """When a workflow starts by itself, and when it does so next."""
+
+    cron: str
+    zone: str
+    missed: str
+    next_at: str | None
+
+
 class WholeWorkflow(WorkflowDocument, frozen=True, kw_only=True):
-    """A workflow with its definition and all its versions."""
+    """A workflow with its definition, all its versions, and its schedules."""
 
     definition: Any
     versions: list[VersionDocument]
+    schedules: list[ScheduleDocument]
 
 
 class CreditsDocument(msgspec.Struct, frozen=True, kw_only=True):
@@ -242,9 +253,19 @@ def describe_workflow(published: Published) -> WorkflowDocument:
     return WorkflowDocument(**_workflow_fields(published))
 
 
-def describe_whole_workflow(published: Published, definition: Any, versions: Sequence[Version]) -> WholeWorkflow:
+def describe_whole_workflow(
+    published: Published, definition: Any, versions: Sequence[Version], now: float
+) -> WholeWorkflow:
+    """A workflow's document; `now` is unix seconds. Raises ConfigError when its definition can't be used."""
     described = [describe_version(each) for each in versions]
-    return WholeWorkflow(**_workflow_fields(published), definition=definition, versions=described)
+    schedules = [describe_schedule(each, now) for each in compile_schedules(read_definition(definition).schedule)]
+    return WholeWorkflow(**_workflow_fields(published), definition=definition, versions=described, schedules=schedules)
+
+
+def describe_schedule(schedule: LiveSchedule, now: float) -> ScheduleDocument:
+    return ScheduleDocument(
+        cron=schedule.cron, zone=schedule.zone, missed=schedule.missed, next_at=iso(schedule.next(int(now * 1000)))
+    )
 
 
 def describe_version(version: Version) -> VersionDocument:

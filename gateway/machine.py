@@ -16,7 +16,7 @@ import structlog
 
 from gateway import embedded
 from gateway.asgi import store_url
-from gateway.configuration import read_configuration
+from gateway.configuration import read_configuration, warn_of_loops
 from gateway.errors import ConfigError, GatewayError
 from gateway.metrics import SHARED_FOLDER
 from gateway.secrets import new_master_key
@@ -77,6 +77,8 @@ async def apply_file(settings: Settings, catalog: Catalog) -> Changes:
     """Publish what the file says. Raises ConfigError."""
     configuration = read_configuration(read_file(settings.config), settings.python_modules)
     changes = await catalog.apply(configuration, int(time.time() * 1000))
+    for warning in warn_of_loops(configuration) if changes else ():
+        log.warning(warning)
     if changes:
         log.info("gateway.yaml applied", added=changes.added, changed=changes.changed, removed=changes.removed)
     return changes

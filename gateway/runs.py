@@ -149,6 +149,8 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     input: Any = None
     metadata: dict[str, Any] | None = None
     parent: Parent | None = None
+    root: str | None = None
+    """Of a run that another started: the session of the run that it all began with, here or on another gateway."""
     depth: int = 0
     """How many runs led to this one, each started by the one before."""
     rerun_of: int | None = None
@@ -219,6 +221,8 @@ class RunDocument(msgspec.Struct, frozen=True, kw_only=True):
     task: str | None
     input: Any
     metadata: dict[str, Any] | None
+    root: str | None = None
+    depth: int = 0
     credits: int = 0
     output: Any
     error: Problem | None
@@ -275,6 +279,8 @@ def fields_of(run: Run, kinds: Mapping[str, str] = NO_KINDS) -> dict[str, Any]:
         "task": request.task,
         "input": request.input,
         "metadata": request.metadata,
+        "root": request.root,
+        "depth": request.depth,
         "credits": run.credits,
         "output": run.output,
         "error": run.error,

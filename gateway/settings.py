@@ -57,6 +57,7 @@ SETTINGS: tuple[Setting, ...] = (
         "GATEWAY_CHILD_MEMORY", "0", "bytes of address space for a process of a `shell` or isolated step; 0 = no limit"
     ),
     Setting("GATEWAY_MAX_LOST", "5", "workers in a row that may die on one run before it is failed"),
+    Setting("GATEWAY_MAX_DEPTH", "16", "runs that may follow each other in a chain"),
     Setting("GATEWAY_DEDUPE_DAYS", "7", "days a delivery is remembered, so that it is not run again"),
     Setting(
         "GATEWAY_TRUSTED_WORKFLOWS",
@@ -108,6 +109,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     shell_path: str
     child_memory: int
     max_lost: int
+    max_depth: int
     dedupe_days: float
     trusted_workflows: tuple[str, ...]
     step_costs: str
@@ -140,6 +142,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "max_output": (1024, 268_435_456),
     "child_memory": (0, 1e12),
     "max_lost": (1, 1000),
+    "max_depth": (0, 1000),
     "dedupe_days": (0.001, 3650),
     "callback_timeout": (0.1, 300),
     "model_credits": (0, 1_000_000),

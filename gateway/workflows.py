@@ -17,10 +17,12 @@ from gateway import shells
 from gateway.callables import REFERENCE
 from gateway.calls import HttpCall, ModelCall, argument_of, check_call, secrets_of
 from gateway.cel.scopes import Scope
+from gateway.chains import Listener, compile_listeners
 from gateway.errors import ConfigError, Forbidden
 from gateway.expressions import Expression, compile_expression
 from gateway.retries import RetryPolicy, read_duration
 from gateway.runs import LARGEST_ID
+from gateway.schedules import Schedule, compile_schedules
 from gateway.schemas import compile_schema
 from gateway.templates import Template, compile_template
 from gateway.waits import Approval, Wait, check_duration, check_wait
@@ -101,6 +103,8 @@ class Definition(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     name: Annotated[str, msgspec.Meta(min_length=1)]
     description: str = ""
     input: dict[str, Any] | None = None
+    schedule: str | Schedule | list[str | Schedule] | msgspec.UnsetType = UNSET
+    on: list[Listener] = []
     steps: list[Step] = []
     output: Any = UNSET
 
@@ -353,6 +357,12 @@ class Workflow:
         everything = frozenset(before) - self.probes
         self.output = None if definition.output is UNSET else _compile_value(definition.output, "output", everything)
         self.validator = InputSchema(definition.input)
+        self.schedules = compile_schedules(definition.schedule)
+        self.listeners = compile_listeners(definition.on)
+        for schedule in self.schedules:
+            _check_constant(schedule.input, schedule.path, self.validator)
+        for listener in self.listeners:
+            _check_constant(listener.input, listener.path, self.validator)
         self.names = self._names()
 
     def _compile(self, step: Step, path: str, before: dict[str, frozenset[str]]) -> CompiledStep:
@@ -399,6 +409,14 @@ class InputSchema:
         except ValueError as error:
             return "input", str(error)
         return None
+
+
+def _check_constant(given: Template, path: str, schema: InputSchema) -> None:
+    """Refuse an input that is the same each time and that the workflow will refuse each time."""
+    complaint = None if given.expressions else schema.complaint(given.render({}))
+    if complaint is not None:
+        message = f"this workflow's own `input` refuses what is given here: {complaint[0]}: {complaint[1]}"
+        raise ConfigError(message, path=path)
 
 
 def _join_path(parts: list[str | int]) -> str:

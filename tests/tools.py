@@ -27,7 +27,8 @@ from gateway.store.accepting import Acceptor
 from gateway.store.catalog import Catalog, Changes
 from gateway.store.connection import Redis, connect
 from gateway.store.keys import Keys
-from gateway.store.reading import Reader
+from gateway.store.listing import EventFilter, Listing
+from gateway.store.reading import Reader, StoredEvent
 from workers.main import work
 
 PATIENCE = 15.0
@@ -140,6 +141,13 @@ async def everything(redis: Redis) -> str:
         reads = {b"hash": redis.hgetall, b"string": redis.get}
         found.append(str(await reads[kind](key)) if kind in reads else "")
     return "".join(found)
+
+
+async def all_events(redis: Redis) -> list[StoredEvent]:
+    """All events, the oldest first."""
+    page = await Listing(redis, KEYS).events(EventFilter(), 1000)
+    reader = Reader(redis, KEYS)
+    return [await reader.event(event.id) for event in reversed(page.events)]
 
 
 def event_of(event_id: str, *requests: RunRequest, keys: Sequence[str] = (), body: bytes = b"{}") -> Acceptable:

@@ -12,12 +12,10 @@ from gateway.errors import NotFound, Unprocessable
 from gateway.events import Acceptable, Decision, Head, hash_body
 from gateway.runs import Parent, Run, RunRequest
 from gateway.service import Storage, insist_on_stored
+from gateway.starts import root_of, too_deep
 from gateway.store.reading import Reader
 from gateway.triggers import check_input
 from gateway.workflows import Child, Published, Workflow
-
-DEEPEST = 16
-"""How many runs may have started each other, one below the other."""
 
 
 class Library(Protocol):
@@ -34,18 +32,19 @@ class Library(Protocol):
 class Family:
     """Starts the runs that steps ask for, and reads them."""
 
-    def __init__(self, library: Library, storage: Storage, reader: Reader) -> None:
+    def __init__(self, library: Library, storage: Storage, reader: Reader, *, max_depth: int) -> None:
         self._library = library
         self._storage = storage
         self._reader = reader
+        self._max_depth = max_depth
 
     async def start(self, parent: Run, unit_id: str, attempt: int, child: Child) -> int:
         """The id of the run this attempt starts; asked again, the same. Raises NotFound, Unprocessable or Unavailable."""
         published = await self._find(str(child.name))
         check_input(await self._library.definition(published.digest), child.input)
-        if parent.request.depth + 1 > DEEPEST:
-            message = f"runs have started each other {DEEPEST} deep; is this a loop?"
-            raise Unprocessable(message)
+        depth = parent.request.depth + 1
+        if depth > self._max_depth:
+            raise Unprocessable(too_deep(depth, self._max_depth, root_of(parent.request)))
         event = _event(parent, unit_id, attempt, child, published)
         stored = await self._storage.store(event)
         insist_on_stored(stored)
@@ -81,6 +80,7 @@ def _event(parent: Run, unit_id: str, attempt: int, child: Child, published: Pub
         input=child.input,
         metadata=parent.request.metadata,
         parent=Parent(parent.id, unit_id) if child.wait else None,
+        root=root_of(parent.request),
         depth=parent.request.depth + 1,
     )
     head = Head(

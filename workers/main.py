@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -29,9 +29,12 @@ from gateway.store.keys import Keys
 from gateway.store.reading import Reader
 from gateway.store.records import Kind, Records
 from gateway.store.registry import Registry
+from gateway.store.ticking import Ticking
 from gateway.store.waiting import tell_delta
 from gateway.tasks import end_tasks
 from gateway.web.client import Client
+from workers.chain import Chains
+from workers.clock import Clock
 from workers.deliver import Courier
 from workers.dispatcher import Dispatcher, Ending, Hold, StoreClock
 from workers.execute import Runner
@@ -70,7 +73,7 @@ class Parts:
             reader,
             self.client,
             self.clock,
-            Family(self.registry, acceptor, reader),
+            Family(self.registry, acceptor, reader, max_depth=settings.max_depth),
             max_output=settings.max_output,
             max_lost=settings.max_lost,
             costs=read_costs(settings.step_costs),
@@ -87,6 +90,13 @@ class Parts:
             timeout=settings.callback_timeout,
         )
         self.sweep = Sweep(self.redis, self.keys, self.runs, self.callbacks, interval=settings.lease)
+        ticking = Ticking(self.redis, self.keys)
+        self.ticker = Clock(ticking, self.registry, acceptor)
+        self.chains = Chains(ticking, self.registry, reader, acceptor, max_depth=settings.max_depth)
+
+    def loops(self) -> list[Coroutine[Any, Any, None]]:
+        """What goes on beside the dispatchers, for ever."""
+        return [self.sweep.go(), self.ticker.go(), self.chains.go()]
 
     def run_dispatcher(self) -> Dispatcher:
         return Dispatcher(
@@ -137,12 +147,12 @@ async def work(settings: Settings, stop: asyncio.Event) -> None:
         dispatchers = [parts.run_dispatcher(), parts.callback_dispatcher()]
         with Watchdog(settings.lease):
             async with asyncio.TaskGroup() as group:
-                sweep = group.create_task(parts.sweep.go())
-                loops = [group.create_task(dispatcher.async_run()) for dispatcher in dispatchers]
+                loops = [group.create_task(loop) for loop in parts.loops()]
+                loops += [group.create_task(dispatcher.async_run()) for dispatcher in dispatchers]
                 log.info("worker is ready", slots=settings.concurrency, lease=settings.lease)
                 await stop.wait()
                 await asyncio.gather(*(dispatcher.stop(settings.grace) for dispatcher in dispatchers))
-                await end_tasks(sweep, *loops)
+                await end_tasks(*loops)
 
 
 def run_worker(settings: Settings) -> None:
@@ -177,7 +187,7 @@ async def _on_startup(ctx: dict[Any, Any]) -> None:
         parts=parts,
         stack=stack,
         callbacks=callbacks,
-        tasks=[loop.create_task(parts.sweep.go()), loop.create_task(callbacks.async_run())],
+        tasks=[loop.create_task(each) for each in (*parts.loops(), callbacks.async_run())],
     )
 
 

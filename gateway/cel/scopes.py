@@ -23,5 +23,6 @@ class Scope(Enum):
     """Which names an expression may use; what a name holds is known only when it runs."""
 
     TRIGGER = ("event", "app")
+    CHAIN = ("event", "run")
     STEP = ("input", "task", "metadata", "steps", "run", "app", "event", "conversation")
     FOREACH = (*STEP, "item", "index")

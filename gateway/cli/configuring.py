@@ -65,7 +65,7 @@ def init(
 
 def check(file: File = None, json: Json = False) -> None:
     """Judge a file: every mistake with its line, column and field."""
-    from gateway.configuration import Mistakes, read_configuration, warn_of_options
+    from gateway.configuration import Mistakes, read_configuration, warn_of_loops, warn_of_options
 
     path, text, settings = _read(file)
     try:
@@ -73,7 +73,7 @@ def check(file: File = None, json: Json = False) -> None:
     except Mistakes as error:
         show_mistakes(path, error.mistakes, json)
         raise typer.Exit(1) from None
-    warnings = _missing_secrets(configuration) + warn_of_options(configuration)
+    warnings = _missing_secrets(configuration) + warn_of_options(configuration) + warn_of_loops(configuration)
     if json:
         counts = {"apps": len(configuration.apps), "workflows": len(configuration.workflows)}
         print_json({"valid": True, "mistakes": [], **counts, "warnings": warnings})
@@ -86,7 +86,7 @@ def check(file: File = None, json: Json = False) -> None:
 
 def apply(file: File = None, json: Json = False) -> None:
     """Make the store say what the file says. Running receivers and workers follow at once."""
-    from gateway.configuration import read_configuration
+    from gateway.configuration import read_configuration, warn_of_loops
 
     _, text, settings = _read(file)
     with plainly():
@@ -96,6 +96,8 @@ def apply(file: File = None, json: Json = False) -> None:
         return await shard.catalog.apply(configuration, int(time.time() * 1000))
 
     changes = with_store(work)
+    for warning in warn_of_loops(configuration):
+        sys.stderr.write(f"warning: {warning}\n")
     if json:
         print_json({"added": changes.added, "changed": changes.changed, "removed": changes.removed})
         return

@@ -57,7 +57,7 @@ def show_workflow(
     version: Annotated[str | None, typer.Option(help="Another version than the current one: number or label.")] = None,
     json: Json = False,
 ) -> None:
-    """One workflow with its definition."""
+    """One workflow with its definition, and when it starts by itself next."""
     found = with_store(lambda shard: _read_workflow(shard, name, version))
     if json:
         from gateway.documents import plain
@@ -70,6 +70,8 @@ def show_workflow(
     if version is None:
         source = f"version {found.version}, digest {found.digest}, from {found.managed_by}"
         screen.print(f"[bold]{found.name}[/bold]  id {found.workflow_id}, {source}\n")
+        for each in found.schedules:
+            screen.print(f"next tick {each.next_at}  ({each.cron}, {each.zone}; missed: {each.missed})\n")
     else:
         screen.print(f"[bold]{written(name)}[/bold]  version {found.number}, digest {found.digest}\n")
     screen.print(yaml.safe_dump(found.definition, sort_keys=False), markup=False)
@@ -77,6 +79,8 @@ def show_workflow(
 
 async def _read_workflow(shard: Shard, name: str, version: str | None) -> Any:
     """The document of a workflow, or of one of its versions."""
+    import time
+
     from gateway.documents import describe_whole_version, describe_whole_workflow
     from gateway.publishing import Publishing
 
@@ -85,7 +89,7 @@ async def _read_workflow(shard: Shard, name: str, version: str | None) -> Any:
     if version is not None:
         return describe_whole_version(*await publishing.version(found, version))
     definition = await shard.catalog.document(found.digest)
-    return describe_whole_workflow(found, definition, await publishing.versions(found))
+    return describe_whole_workflow(found, definition, await publishing.versions(found), time.time())
 
 
 @runs.command("list")

@@ -41,15 +41,23 @@ def _facts(run: dict[str, Any]) -> list[tuple[str, str]]:
             "completed",
             f"{local_time(run['completed_at'])}  ({took(run['duration_ms'])})" if run["completed_at"] else "–",
         ),
-        ("event", f"{run['event_id']} of app {run['app_id']}" if run["event_id"] else "–"),
+        ("event", _name_event(run)),
     ]
     if run["trigger"]:
         facts.append(("trigger", run["trigger"]))
+    if run["depth"]:
+        facts.append(("chain", f"{run['depth']} deep, began with {run['root']}"))
     if run["task"] is not None:
         facts.append(("task", run["task"]))
     if run["metadata"]:
         facts.append(("metadata", ", ".join(f"{name}={value}" for name, value in run["metadata"].items())))
     return facts
+
+
+def _name_event(run: dict[str, Any]) -> str:
+    if not run["event_id"]:
+        return "–"
+    return str(run["event_id"]) if run["app_id"] is None else f"{run['event_id']} of app {run['app_id']}"
 
 
 def _draw_value(screen: Console, name: str, value: Any) -> None:

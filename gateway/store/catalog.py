@@ -11,6 +11,7 @@ import msgspec
 from redis.exceptions import WatchError
 
 from gateway.apps import App
+from gateway.chains import listened_by
 from gateway.configuration import Configuration
 from gateway.errors import Conflict, NotFound
 from gateway.hooks import Hook, find_hook
@@ -317,6 +318,9 @@ class Catalog:
         pipe.set(self._keys.definition(published.digest), msgspec.json.encode(document))
         # One field a version; the number of fields is the number of the newest.
         pipe.hset(self._keys.versions(published.name), str(version.number), write_version(version))
+        if listened := listened_by(document):
+            # Never taken out again: a name too many costs one look at the end of a run.
+            pipe.sadd(self._keys.named("listened"), *listened)
 
 
 def _read_contents(answers: list[Any]) -> Contents:

@@ -6,6 +6,11 @@
                                        signal:<n>.. (their number: words), once:<name>..   until retention
     gw:{0}:runs:STATE          zset    ids of the runs in that state, scored by id         as its runs
     gw:{0}:runs:of:WORKFLOW    zset    ids of the runs of a workflow (by its id)             as its runs
+    gw:{0}:runs:chaining       zset    ended runs that another workflow listens to, scored by when to look (ms)
+                                       until what they start is stored
+    gw:{0}:chains:wake         list    as runs:wake, for those                             consumed
+    gw:{0}:listened            set     names and ids of workflows that stand in an `on:`   for ever
+    gw:{0}:schedules           hash    "workflow schedule" -> its last tick done (ms)      as its schedule
     gw:{0}:conversation:ID     list    ids of the runs of a conversation                   as its runs
     gw:{0}:runs:queue          zset    arq's queue of runs, scored by when due (ms)        while open
     gw:{0}:runs:wake           list    one token a batch; idle workers block on it         consumed

@@ -94,6 +94,11 @@ class Registry:
         """A published version, without a look at the store."""
         return self._current.get(digest)
 
+    def live_workflows(self) -> list[tuple[Published, Workflow]]:
+        """All published workflows that can be used, with their definitions, by id."""
+        published = sorted({each.id: each for each in self.workflows.values()}.values(), key=lambda each: each.id)
+        return [(each, self._current[each.digest]) for each in published if each.digest in self._current]
+
     def start_watching(self) -> None:
         self._watcher = asyncio.get_running_loop().create_task(self._watch())
 

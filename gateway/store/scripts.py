@@ -10,7 +10,7 @@ from redis.exceptions import NoScriptError
 
 from gateway.store.connection import Redis
 
-NAMES = ("accept", "claim", "record", "beat", "release", "repair", "signal")
+NAMES = ("accept", "claim", "record", "beat", "release", "repair", "signal", "clock", "chained")
 
 
 def _read(name: str) -> bytes:

@@ -5,6 +5,7 @@ What gateway.yaml manages is looked at here and changed there: to write it is a 
 
 from __future__ import annotations
 
+import time
 from typing import Annotated, Any
 
 import msgspec
@@ -24,6 +25,7 @@ from gateway.documents import (
 )
 from gateway.errors import Unprocessable
 from gateway.nesting import MOST_LEVELS, is_too_deep
+from gateway.tokens import Subject
 from gateway.versions import LONGEST_LABEL
 from gateway.web.callers import named_subject, workflow_subject
 from gateway.web.endpoints import Answer, Call, Endpoint
@@ -76,17 +78,21 @@ async def show_workflow(call: Call) -> Answer:
     """One workflow with its definition and versions."""
     published = _workflow(call, READ)
     definition = await call.control.catalog.document(published.digest)
-    return 200, describe_whole_workflow(published, definition, await call.control.publishing.versions(published))
+    versions = await call.control.publishing.versions(published)
+    return 200, describe_whole_workflow(published, definition, versions, time.time())
 
 
 async def upload_workflow(call: Call) -> Answer:
     """Publish a workflow, written as in gateway.yaml: 201 for a new version, 200 when it is the published one already.
 
     A step that runs code of this machine (`python`) takes the scope admin, or a workflow that the operator trusts.
+    One that starts by itself takes `runs:start`, and `runs:read` for each workflow whose end it listens to.
     A definition that can't be used is a 422 that lists every mistake under `errors`, each with its path.
     """
     name = call.body.get("name")
-    call.who.require(WRITE, named_subject(name if isinstance(name, str) else "", call.control.workflows()))
+    subject = named_subject(name if isinstance(name, str) else "", call.control.workflows())
+    call.who.require(WRITE, subject)
+    _require_starting(call, subject)
     if is_too_deep(call.raw):
         message = f"it is nested too deeply: more than {MOST_LEVELS} levels"
         raise Unprocessable(message)
@@ -135,6 +141,16 @@ def _workflow(call: Call, scope: str) -> Published:
     published = call.control.workflow(call.path["name"])
     call.who.require(scope, workflow_subject(published))
     return published
+
+
+def _require_starting(call: Call, subject: Subject) -> None:
+    """What starts by itself must not run, nor read of another's runs, what its publisher may not."""
+    on = call.body.get("on")
+    if on or call.body.get("schedule"):
+        call.who.require("runs:start", subject)
+    for each in on if isinstance(on, list) else ():
+        heard = str(each.get("workflow", "")) if isinstance(each, dict) else ""
+        call.who.require("runs:read", named_subject(heard, call.control.workflows()))
 
 
 def _is_admin(call: Call) -> bool:

@@ -218,6 +218,7 @@ def test_workflows_and_apps_are_shown(store: str, tmp_path: Path) -> None:
             assert by_name == (await api.get("/api/v1/workflows/15")).json()
             assert by_name["definition"]["steps"][0]["id"] == "greeting"
             assert [(each["number"], each["digest"]) for each in by_name["versions"]] == [(1, by_name["digest"])]
+            assert by_name["schedules"] == []
             apps = await api.get("/api/v1/apps")
             assert [each["name"] for each in apps.json()["data"]] == ["ci"]
             assert (await api.get("/api/v1/apps/42")).json() == (await api.get("/api/v1/apps/ci")).json()

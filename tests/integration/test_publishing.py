@@ -197,6 +197,28 @@ def test_code_is_for_admins_and_trusted_workflows(store: str, tmp_path: Path) ->
     tell(story())
 
 
+def test_what_starts_by_itself_takes_the_right_to_start_and_to_read(store: str, tmp_path: Path) -> None:
+    """A schedule takes `runs:start` here; `on` also `runs:read` of the workflow whose ends it would be told."""
+    timed = {"schedule": "0 9 * * *"}
+    heard = {"on": [{"workflow": "hidden", "input": "${event.body.output}"}]}
+
+    async def story() -> None:
+        async with serving(store, tmp_path, worker=False) as api:
+            writer = await api.token("workflows:write")
+            starter = await api.token("workflows:write", "runs:start", "runs:read@workflow:greet")
+            reader = await api.token("workflows:write", "runs:start", "runs:read@workflow:hidden")
+            await api.settle()
+            await upload(api, flow(1, **timed), 403, token=writer)
+            await upload(api, flow(1, **timed), 201, token=starter)
+            await upload(api, flow(1, **heard), 403, token=starter)
+            await upload(api, flow(1, on=[{"workflow": 16}]), 403, token=starter)
+            await upload(api, flow(1, **heard), 201, token=reader)
+            shown = (await api.get("/api/v1/workflows/sent")).json()
+            assert (shown["definition"]["on"], shown["schedules"]) == (heard["on"], [])
+
+    tell(story())
+
+
 def test_a_narrowed_token_writes_its_workflow_and_no_other(store: str, tmp_path: Path) -> None:
     """By name it may make and change that one; by id only change the one that has it; it can't take an id for itself."""
 

@@ -46,6 +46,20 @@ local function settle_credits(key)
   end
 end
 
+-- An end that another workflow listens to is remembered here, so that no crash comes between it and what it starts.
+local function remember_listeners(id, key)
+  if redis.call('EXISTS', prefix .. 'listened') == 0 then return false end
+  local request = redis.call('HGET', key, 'request')
+  local workflow, name = string.match(request, '^{"workflow_id":(%d+),"workflow":"([^"]*)"')
+  for _, each in ipairs({workflow, name}) do
+    if redis.call('SISMEMBER', prefix .. 'listened', each) == 1 then
+      redis.call('ZADD', prefix .. 'runs:chaining', now, id)
+      return true
+    end
+  end
+  return false
+end
+
 -- A call takes some thousand values at most.
 local function set_fields(key, fields)
   for first = 1, #fields, 1000 do
@@ -77,7 +91,10 @@ local function write(item)
   end
   set_fields(key, item.fields)
   if #item.drops > 0 then redis.call('HDEL', key, unpack(item.drops)) end
-  if kind == 'run' and item.target ~= '' and item.delay == '' then settle_credits(key) end
+  if kind == 'run' and item.target ~= '' and item.delay == '' then
+    settle_credits(key)
+    item.heard = remember_listeners(item.id, key)
+  end
   for _, count in ipairs(item.counts) do redis.call('HINCRBY', prefix .. 'counts', count, 1) end
   for _, callback in ipairs(item.callbacks) do put_callback(key, callback[1], callback[2]) end
   for _, id in ipairs(item.pokes) do poke(id) end
@@ -86,16 +103,18 @@ local function write(item)
   return 'ok'
 end
 
-local answers, sent, parked = {}, false, false
+local answers, sent, parked, heard = {}, false, false, false
 for i = 1, tonumber(take()) do
   local item = read_item()
   answers[i] = write(item)
   if answers[i] == 'ok' then
     sent = sent or #item.callbacks > 0
     parked = parked or item.delay ~= ''
+    heard = heard or item.heard
   end
 end
 if sent then wake('callback') end
+if heard then wake('chain') end
 -- An idle worker does not know yet that something is due sooner than it meant to look.
 if parked then wake(kind) end
 return answers
