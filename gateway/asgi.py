@@ -115,7 +115,7 @@ class House:
         self._waiters = Waiters(self._redis, keys, limit=settings.max_waiters, tell=metrics.show_waiters)
         self.stop_waiting = self._waiters.end
         acceptor = new_acceptor(settings, self._accepting, keys)
-        service = Service(self._registry, acceptor, Adapters(self._client), costs=costs)
+        service = Service(self._registry, acceptor, Adapters(self._client), costs=costs, max_depth=settings.max_depth)
         limits = Limits(settings.max_body, settings.body_timeout)
         self.receiver = Receiver(service, orqo, metrics, limits, self._refusals)
         self.health = Health(self._redis, keys, settings, metrics)

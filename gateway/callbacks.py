@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from gateway.hops import HEADER, Hop, write_hop
 from gateway.retries import next_callback, read_retry_after
 from gateway.runs import iso
 
@@ -44,6 +45,7 @@ class Callback(msgspec.Struct, frozen=True, kw_only=True):
     fence: int = 0
     due_at: int | None = None
     attempts: list[Attempt] = []
+    hop: Hop | None = None
 
 
 class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,6 +57,8 @@ class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
     type: str
     url: str
     body: bytes
+    hop: Hop | None = None
+    """Where in its chain the run stood."""
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -97,7 +101,9 @@ def decode_secret(secret: str) -> bytes:
 def headers_for(secret: str, callback: Callback, now: float) -> dict[str, str]:
     """The headers of one attempt, made at the time `now` (unix seconds)."""
     timestamp = int(now)
-    return {
+    hop = callback.hop
+    told = {} if hop is None else {HEADER: write_hop(decode_secret(secret), hop, callback.id, str(timestamp))}
+    return told | {
         "content-type": "application/json",
         "user-agent": "event-gateway",
         "webhook-id": callback.id,

@@ -35,6 +35,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     secret: int | None = None
     reason: str | None = None
     dedupe: str | None = None
+    hop: str | None = None
     triggers: list[Verdict] = []
 
 

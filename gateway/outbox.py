@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from gateway.apps import LiveApp
 from gateway.callbacks import Outgoing, compose, new_callback_id
+from gateway.hops import Hop
 from gateway.runs import Run, describe
 
 
@@ -28,5 +29,6 @@ def callbacks_for(run: Run, apps: Mapping[str, LiveApp]) -> tuple[Outgoing, ...]
         type=kind,
         url=app.app.callback.url,
         body=compose(kind, run.ended_at or 0, data),
+        hop=Hop(run.request.root or run.request.session_id, run.request.depth),
     )
     return (message,)

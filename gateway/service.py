@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 from gateway.apps import LiveApp
+from gateway.callbacks import decode_secret
 from gateway.challenges import META, SLACK, Challenge, answer_subscription, find_challenge
 from gateway.credits import Payment, cost_of
 from gateway.errors import (
@@ -37,9 +38,11 @@ from gateway.events import (
     new_event_id,
     parse_body,
 )
+from gateway.hops import take_over
 from gateway.nesting import MOST_LEVELS, is_too_deep
 from gateway.runs import RunRequest
 from gateway.signatures import PRESETS, Request, Scheme, delivery_id, event_type, verify
+from gateway.starts import too_deep
 from gateway.triggers import DirectRequest, start_by_triggers, start_directly
 from gateway.workflows import Published, Workflow
 
@@ -106,12 +109,16 @@ class Started(msgspec.Struct, frozen=True):
 
 
 class Receipt(msgspec.Struct, frozen=True):
-    """What became of a verified event: the runs it started, now or when it came first; none when nothing matched."""
+    """What became of a verified event: the runs it started, now or when it came first; none when nothing matched.
+
+    `parked` is one that would have started runs, but too deep in a chain.
+    """
 
     event_id: str
     runs: tuple[Started, ...]
     known: bool
     direct: bool
+    parked: bool = False
 
 
 class Service:
@@ -124,12 +131,14 @@ class Service:
         adapters: Mediator | None = None,
         *,
         costs: Mapping[str, int] = NO_COSTS,
+        max_depth: int = 16,
         clock: Callable[[], float] = time.time,
         noise: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._directory = directory
         self._storage = storage
         self._costs = costs
+        self._max_depth = max_depth
         self._adapters = adapters
         self._clock = clock
         self._noise = noise
@@ -174,7 +183,7 @@ class Service:
             proof = proven
         event = self._decide(app, proof, request, new_event_id(now, self._noise(8)))
         stored = await self._storage.store(event)
-        return self._answer(app, event.requests, stored)
+        return self._answer(app, event, stored)
 
     async def _mediate(self, app: LiveApp, request: Request) -> Proof | Challenge:
         if app.problem is not None:
@@ -207,6 +216,7 @@ class Service:
         decision = Decision(
             outcome="accepted" if requests else "ignored", scheme=proof.kind, secret=proof.secret, triggers=verdicts
         )
+        requests, decision = self._place(app, request, requests, decision)
         head = Head(
             app_id=app.id,
             type=kind,
@@ -225,6 +235,22 @@ class Service:
             payment=self._payment(app, requests),
         )
 
+    def _place(
+        self, app: LiveApp, request: Request, requests: list[RunRequest], decision: Decision
+    ) -> tuple[list[RunRequest], Decision]:
+        """Put runs behind those of the chain that the request verifiably belongs to; too deep, none is started."""
+        secrets = (decode_secret(secret) for secret in (*app.secrets, app.callback_secret) if secret)
+        hop, note = take_over(request, secrets)
+        if note is not None:
+            decision = msgspec.structs.replace(decision, hop=note)
+        if hop is None or not requests:
+            return requests, decision
+        depth = hop.depth + 1
+        if depth > self._max_depth:
+            reason = too_deep(depth, self._max_depth, hop.root)
+            return [], msgspec.structs.replace(decision, outcome="parked", reason=reason)
+        return [msgspec.structs.replace(each, root=hop.root, depth=depth) for each in requests], decision
+
     def _payment(self, app: LiveApp, requests: list[RunRequest]) -> Payment | None:
         if app.app.credits is None or not requests:
             return None
@@ -240,15 +266,18 @@ class Service:
             raise Unprocessable(message, path="workflow_id")
         return published, workflow
 
-    def _answer(self, app: LiveApp, requests: list[RunRequest], stored: Stored) -> Receipt:
+    def _answer(self, app: LiveApp, event: Acceptable, stored: Stored) -> Receipt:
         insist_on_stored(stored)
+        requests = event.requests
         # A known event's runs are those of its first coming; the rules may have changed since.
         same = len(requests) == len(stored.run_ids)
         runs = tuple(
             Started(run_id, requests[index].workflow_id if same else None)
             for index, run_id in enumerate(stored.run_ids)
         )
-        return Receipt(stored.event_id, runs, stored.outcome == "known", app.direct)
+        # A direct event whose first coming was parked started nothing, whatever the limit is by now.
+        parked = not runs and (app.direct or event.head.decision.outcome == "parked")
+        return Receipt(stored.event_id, runs, stored.outcome == "known", app.direct, parked)
 
 
 def insist_on_stored(stored: Stored) -> None:

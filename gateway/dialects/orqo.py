@@ -23,10 +23,11 @@ IGNORED = 202
 
 def answer(receipt: Receipt) -> tuple[int, dict[str, Any]]:
     """The answer to an event that was stored. A repetition gets the very words of the first time."""
+    if not receipt.runs:
+        status = "parked" if receipt.parked else "ignored"
+        return IGNORED, {"event_id": receipt.event_id, "status": status, "runs": []}
     if receipt.direct:
         return ACCEPTED, run_words(receipt.runs[0])
-    if not receipt.runs:
-        return IGNORED, {"event_id": receipt.event_id, "status": "ignored", "runs": []}
     runs = [run_words(run) for run in receipt.runs]
     return ACCEPTED, {**runs[0], "event_id": receipt.event_id, "runs": runs}
 

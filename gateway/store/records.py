@@ -11,6 +11,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from gateway.callbacks import Attempt, Callback, Outgoing
+from gateway.hops import Hop
 from gateway.runs import CALLBACK_MOVES, MOVES, OPEN, Move, Problem, Run, RunRequest, Signal, State, StepRecord
 from gateway.store import scripts
 from gateway.store.batches import Batches
@@ -170,13 +171,14 @@ def _flat(fields: Mapping[str, Any]) -> list[Any]:
 
 
 def _callback_fields(callback: Outgoing) -> dict[str, Any]:
-    return {
+    fields = {
         "run_id": callback.run_id,
         "app_id": callback.app_id,
         "type": callback.type,
         "url": callback.url,
         "body": callback.body,
     }
+    return fields if callback.hop is None else fields | {"root": callback.hop.root, "depth": callback.hop.depth}
 
 
 def _read_claimed(item: list[Any]) -> Claimed:
@@ -233,6 +235,7 @@ def read_callback(callback_id: str, fields: Mapping[bytes, bytes]) -> Callback:
         fence=int(fields.get(b"fence", 0)),
         due_at=_number(fields, b"due_at"),
         attempts=sorted(attempts, key=lambda attempt: attempt.number),
+        hop=Hop(fields[b"root"].decode(), int(fields[b"depth"])) if b"root" in fields else None,
     )
 
 

@@ -94,7 +94,7 @@ class Receiver:
             visit.reason = "challenge"
             return receipt
         visit.receipt = receipt
-        visit.reason = "duplicate" if receipt.known else ("accepted" if receipt.runs else "ignored")
+        visit.reason = "duplicate" if receipt.known else _word_for(receipt)
         return receipt
 
     def _note(self, visit: _Visit, status: int, reason: str, began: float) -> None:
@@ -133,6 +133,12 @@ class _Visit:
         self.app: LiveApp | None = None
         self.receipt: Receipt | None = None
         self.reason = "method_not_allowed"
+
+
+def _word_for(receipt: Receipt) -> str:
+    if receipt.runs:
+        return "accepted"
+    return "parked" if receipt.parked else "ignored"
 
 
 def _check_method(scope: Scope) -> None:

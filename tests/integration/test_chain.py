@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import subprocess
@@ -30,6 +31,7 @@ from tests.tools import (
     connected,
     ended,
     publish,
+    receiving,
     settings_for,
     tell,
     until,
@@ -38,6 +40,7 @@ from tests.tools import (
 from workers.chain import Chains
 
 CHAINING = KEYS.state("run", "chaining")
+SECRET = "whsec_" + base64.b64encode(b"a secret of the tests of chains!").decode()
 
 
 def file(*workflows: dict[str, Any], **more: Any) -> str:
@@ -325,3 +328,47 @@ def test_what_can_not_be_followed_does_not_hold_up_the_rest(store: str) -> None:
             assert await redis.exists(KEYS.run(3))
 
     tell(story())
+
+
+# ---- across gateways
+
+
+def test_a_loop_through_callbacks_ends_at_the_limit(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gateway whose callbacks start runs that call back goes no deeper than the limit, with one root for all."""
+    monkeypatch.setenv("A_HOP_SECRET", SECRET)
+
+    def circle(port: int) -> str:
+        url = f"http://127.0.0.1:{port}/api/v1/webhooks/7"
+        trigger = [{"name": "again", "when": "event.type == 'run.completed'", "workflow": "build"}]
+        app = {
+            "id": 7,
+            "name": "chain",
+            "verify": {"scheme": "standard-webhooks", "secrets": [{"env": "A_HOP_SECRET"}]},
+            "triggers": trigger,
+            "callback": {"url": url, "secret": {"env": "A_HOP_SECRET"}},
+        }
+        return json.dumps({"apps": [app], "workflows": [{"id": 1, "name": "build"}]})
+
+    async def story() -> None:
+        settings = settings_for(store, tmp_path, max_depth=2)
+        async with connected(store) as redis, receiving(settings) as port:
+            await publish(redis, circle(port))
+            async with working(settings):
+                await begin(redis, "build", app_id=7)
+                parked = await until(lambda: parked_event(redis, "hmac"))
+                delivered = await until(lambda: all_delivered(redis, 3))
+            runs = await runs_of(redis)
+            assert [(run.request.root, run.request.depth) for run in runs] == [(None, 0), ("ses_t", 1), ("ses_t", 2)]
+            assert parked.head.decision.hop == "depth 2, began with ses_t"
+            assert "GATEWAY_MAX_DEPTH allows 2" in parked.head.decision.reason
+            (last,) = (callback.attempts[0] for callback in delivered if callback.run_id == 3)
+            assert (last.status, json.loads(last.answer)["status"]) == (202, "parked")
+
+    tell(story())
+
+
+async def all_delivered(redis: Redis, count: int) -> Any:
+    found = await Reader(redis, KEYS).callbacks(state="delivered")
+    return found if len(found) == count else None

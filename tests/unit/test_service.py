@@ -13,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.apps import App, LiveApp, TriggerSettings
+from gateway.callbacks import decode_secret
+from gateway.dialects.orqo import answer as orqo_answer
 from gateway.errors import (
     BadRequest,
     Conflict,
@@ -25,6 +27,7 @@ from gateway.errors import (
     UnsupportedMedia,
 )
 from gateway.events import Acceptable
+from gateway.hops import UNVERIFIED, Hop, write_hop
 from gateway.service import Receipt, Service, Started, check_media, read_direct, read_json
 from gateway.signatures import Request
 from gateway.store.accepting import Stored
@@ -288,3 +291,40 @@ def test_what_the_store_refuses_is_refused(answer: Stored, error: type[GatewayEr
     """A full queue is our trouble and a 503; the same key with other bytes is the sender's and a 409."""
     with pytest.raises(error):
         House(direct(), answer=answer).accept(request(b'{"workflow_id": 15}'))
+
+
+# ---- chains across gateways
+
+
+def hop(depth: int, secret: str = SECRET) -> tuple[tuple[str, str], ...]:
+    """The headers by which another gateway's callback says how deep its chain is."""
+    header = write_hop(decode_secret(secret), Hop("ses_far", depth), "msg_1", "5")
+    return ("webhook-id", "msg_1"), ("webhook-timestamp", "5"), ("gateway-hop", header)
+
+
+@pytest.mark.parametrize(("depth", "runs"), [(0, 1), (15, 1), (16, 0), (999_999, 0)])
+def test_a_run_stands_one_deeper_than_the_one_that_called_back(depth: int, runs: int) -> None:
+    """Root and depth are taken over from a hop that the app's secret vouches for; beyond the limit nothing starts."""
+    house = House(direct())
+    receipt = house.accept(request(b'{"workflow_id": 15}', *hop(depth)))
+    (event,) = house.stored
+    assert [(each.root, each.depth) for each in event.requests] == [("ses_far", depth + 1)] * runs
+    assert event.head.decision.hop == f"depth {depth}, began with ses_far"
+    assert (receipt.parked, event.head.decision.outcome) == (not runs, "accepted" if runs else "parked")
+    assert orqo_answer(receipt)[0] == (200 if runs else 202)
+
+
+def test_a_hop_that_the_apps_secret_does_not_vouch_for_is_noted_and_ignored() -> None:
+    """A sender can't make its runs look deep, or shallow; the run starts as if nothing had been said."""
+    house = House(direct())
+    house.accept(request(b'{"workflow_id": 15}', *hop(16, "the secret of another")))
+    (event,) = house.stored
+    assert (event.head.decision.hop, event.head.decision.outcome) == (UNVERIFIED, "accepted")
+    assert [(each.root, each.depth) for each in event.requests] == [(None, 0)]
+
+
+def test_what_was_parked_stays_parked() -> None:
+    """A parked delivery that comes again, with a higher limit by then, gets the first answer and starts nothing."""
+    house = House(direct(), answer=Stored("known", "evt_1", ()))
+    receipt = house.accept(request(b'{"workflow_id": 15}', *hop(1)))
+    assert orqo_answer(receipt) == (202, {"event_id": "evt_1", "status": "parked", "runs": []})
