@@ -24,6 +24,10 @@ MOST_ATTEMPTS = 1000
 _Duration = Annotated[float | str, Meta(description='Seconds, or text such as "250ms", "30s", "1h30m"')]
 
 
+class Seconds(float):
+    """A duration; written as `10s`, `5m`, `1h30m` or a number of seconds."""
+
+
 class RetryPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How often and how patiently a step is tried: after initial, initial·factor, … up to max, each ± jitter.
 

@@ -20,7 +20,8 @@ from gateway.cel.scopes import Scope
 from gateway.chains import Listener, compile_listeners
 from gateway.errors import ConfigError, Forbidden
 from gateway.expressions import Expression, compile_expression
-from gateway.retries import RetryPolicy, read_duration
+from gateway.flow import Batch, Concurrency, Debounce, RateLimit, Singleton, Throttle, compile_flow, settings_of
+from gateway.retries import RetryPolicy, Seconds, read_duration
 from gateway.runs import LARGEST_ID
 from gateway.schedules import Schedule, compile_schedules
 from gateway.schemas import compile_schema
@@ -32,10 +33,6 @@ STEP_ID = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
 NAME = re.compile(r"(?!\d+$)[\w][\w .-]{0,99}")
 DEFAULT_TIMEOUT = 300.0
 UNSET = msgspec.UNSET
-
-
-class Seconds(float):
-    """A duration; written as `10s`, `5m`, `1h30m` or a number of seconds."""
 
 
 class Child(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -107,6 +104,13 @@ class Definition(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     on: list[Listener] = []
     steps: list[Step] = []
     output: Any = UNSET
+    concurrency: Concurrency | None = None
+    singleton: Singleton | None = None
+    throttle: Throttle | None = None
+    rate_limit: RateLimit | None = None
+    debounce: Debounce | None = None
+    batch: Batch | None = None
+    priority: int | str | None = None
 
 
 class Published(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -363,6 +367,7 @@ class Workflow:
             _check_constant(schedule.input, schedule.path, self.validator)
         for listener in self.listeners:
             _check_constant(listener.input, listener.path, self.validator)
+        self.flow = compile_flow(settings_of(definition), definition.name)
         self.names = self._names()
 
     def _compile(self, step: Step, path: str, before: dict[str, frozenset[str]]) -> CompiledStep:

@@ -24,5 +24,6 @@ class Scope(Enum):
 
     TRIGGER = ("event", "app")
     CHAIN = ("event", "run")
+    REQUEST = ("input", "task", "metadata", "app", "event")
     STEP = ("input", "task", "metadata", "steps", "run", "app", "event", "conversation")
     FOREACH = (*STEP, "item", "index")
