@@ -11,6 +11,7 @@ from gateway.apps import LiveApp
 from gateway.credits import Payment
 from gateway.errors import BadRequest, Unprocessable
 from gateway.expressions import Failure
+from gateway.flow import Flow
 from gateway.runs import RunRequest
 from gateway.signatures import Request, Scheme
 
@@ -37,6 +38,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     dedupe: str | None = None
     hop: str | None = None
     triggers: list[Verdict] = []
+    skipped: list[int] = []
+    """The runs in whose favour it started none: they had not ended, and their workflow says `on_conflict: skip`."""
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -53,7 +56,10 @@ class Head(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Acceptable(msgspec.Struct, frozen=True, kw_only=True):
-    """A verified event with the runs it is to start: what the store takes, all of it or nothing."""
+    """A verified event with the runs it is to start: what the store takes, all of it or nothing.
+
+    `flows` is empty, or holds for each request what controls its flow.
+    """
 
     id: str
     body: bytes
@@ -61,6 +67,7 @@ class Acceptable(msgspec.Struct, frozen=True, kw_only=True):
     keys: list[str]
     head: Head
     requests: list[RunRequest]
+    flows: list[Flow | None] = []
     payment: Payment | None = None
 
 

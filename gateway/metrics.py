@@ -22,7 +22,7 @@ class StoreFigures(msgspec.Struct, frozen=True, kw_only=True):
     counts: Mapping[str, int]
     depths: Mapping[str, int]
     open_runs: Mapping[str, int]
-    oldest_pending: float
+    oldest_pending: Mapping[str, float]
     worker_age: float | None
 
 
@@ -102,8 +102,11 @@ class _StoreCollector(Collector):
         )
         yield _gauge("gateway_queue_depth", "Jobs in arq's queues", "queue", figures.depths)
         yield _gauge("gateway_open_runs", "Runs that have not ended", "status", figures.open_runs)
-        yield _value(
-            "gateway_oldest_pending_seconds", "Age of the oldest run that has not begun", figures.oldest_pending
+        yield _gauge(
+            "gateway_oldest_pending_seconds",
+            "For how long the oldest run that has not begun is held, by reason",
+            "reason",
+            figures.oldest_pending,
         )
         if figures.worker_age is not None:
             yield _value(
@@ -123,7 +126,7 @@ def _of_group(group: str, counts: Mapping[str, int]) -> Iterable[tuple[str, int]
     return ((key[len(group) + 1 :], value) for key, value in counts.items() if key.startswith(group + ":"))
 
 
-def _gauge(name: str, help_text: str, label: str, values: Mapping[str, int]) -> Metric:
+def _gauge(name: str, help_text: str, label: str, values: Mapping[str, float]) -> Metric:
     family = GaugeMetricFamily(name, help_text, labels=[label])
     for key, value in values.items():
         family.add_metric([key], value)

@@ -158,6 +158,24 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Steps that a rerun takes over from the run it repeats."""
 
 
+HELD = ("queue", "concurrency", "throttle", "debounce", "batch")
+"""Why a run may not have begun."""
+
+
+class Held(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Why a run has not begun: `concurrency`, `throttle`, `debounce`, `batch`, or `queue` when nothing else holds it.
+
+    `behind` counts the runs that go before it, where somebody looked; `items` what a batch has gathered.
+    """
+
+    reason: str
+    since: str | None
+    key: str | None = None
+    until: str | None = None
+    behind: int | None = None
+    items: int | None = None
+
+
 class Run(msgspec.Struct, frozen=True, kw_only=True):
     """One run as the store holds it. Times are milliseconds of the store's clock."""
 
@@ -181,6 +199,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     """How often something happened to it from outside that whoever works on it must look at."""
     cancel_wish: str | None = None
     """Why whoever works on it must end it as cancelled."""
+    held: Held | None = None
 
 
 class StepDocument(msgspec.Struct, frozen=True, kw_only=True):
@@ -230,6 +249,7 @@ class RunDocument(msgspec.Struct, frozen=True, kw_only=True):
     started_at: str | None
     completed_at: str | None
     duration_ms: int | None
+    held: Held | msgspec.UnsetType = msgspec.UNSET
     steps: list[StepDocument]
 
 
@@ -288,6 +308,7 @@ def fields_of(run: Run, kinds: Mapping[str, str] = NO_KINDS) -> dict[str, Any]:
         "started_at": iso(run.started_at),
         "completed_at": iso(run.ended_at),
         "duration_ms": elapsed(run.started_at, run.ended_at),
+        "held": run.held or msgspec.UNSET,
         "steps": describe_steps(run, kinds),
     }
 

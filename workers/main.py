@@ -212,7 +212,7 @@ async def _perform_claimed(parts: Parts, kind: Kind, record_id: str) -> Ending:
     claims = await parts.runs.claim("stock", STOCK_TIMEOUT * 1000, 1, job_id=parts.keys.job(kind, record_id))
     parts.clock.set(claims.now)
     if not claims.items:
-        return Ending.DONE
+        return Ending.DONE if claims.next_due is None else Ending.PARKED
     return await parts.runner.perform(Hold(claims.items[0]))
 
 

@@ -27,7 +27,8 @@ class Sweep:
         self._interval = interval
         self._places = {
             (records, str(state)): 0
-            for records, states in ((runs, OPEN), (callbacks, OPEN_CALLBACKS))
+            # What has begun first, so that it has its place in its gate before anybody is let in.
+            for records, states in ((runs, OPEN[::-1]), (callbacks, OPEN_CALLBACKS))
             for state in states
         }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -13,6 +13,8 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from gateway.credits import Payment
 from gateway.errors import Unavailable
 from gateway.events import Acceptable
+from gateway.flow import Flow
+from gateway.runs import RunRequest
 from gateway.settings import Durability
 from gateway.store import scripts
 from gateway.store.batches import Batches
@@ -21,16 +23,24 @@ from gateway.store.keys import Keys
 
 PAUSE = 0.05
 REPLICA_WAIT_MS = 250
+SKIPPED = b"~"
 CALLS = 2
 """Batches under way at a time: while the store writes one through to the disk, the next is made."""
 
 
 class Stored(msgspec.Struct, frozen=True):
-    """What became of an event: stored now, known from before (with its runs), in conflict, without room or credits."""
+    """What became of an event: stored now, known from before (with its runs), in conflict, without room or credits,
+    or limited.
 
-    outcome: Literal["stored", "known", "conflict", "full", "poor"]
+    `skipped` holds the place, among the requests, of each that started nothing, with the run that was in its way and
+    its state then. `wait_ms` is how long a rate limit refuses it.
+    """
+
+    outcome: str
     event_id: str = ""
     run_ids: tuple[int, ...] = ()
+    skipped: tuple[tuple[int, int, str], ...] = ()
+    wait_ms: int = 0
 
 
 class Acceptor:
@@ -65,26 +75,27 @@ class Acceptor:
         arguments = [*self._head, len(events)]
         for event in events:
             arguments += _arguments(event)
+        script = "accept_flow" if any(event.flows for event in events) else "accept"
         deadline = asyncio.get_running_loop().time() + self._timeout
         while True:
             try:
-                return [_read_answer(answer) for answer in await self._call(arguments)]
+                return [_read_answer(answer) for answer in await self._call(script, arguments)]
             except (RedisConnectionError, RedisTimeoutError, OSError):
                 if asyncio.get_running_loop().time() + PAUSE >= deadline:
                     raise
                 await asyncio.sleep(PAUSE)
 
-    async def _call(self, arguments: list[Any]) -> list[list[bytes]]:
+    async def _call(self, script: str, arguments: list[Any]) -> list[list[bytes]]:
         if self._durability != "replica":
-            answers: list[list[bytes]] = await scripts.call(self._redis, "accept", self._keys.prefix, *arguments)
+            answers: list[list[bytes]] = await scripts.call(self._redis, script, self._keys.prefix, *arguments)
             return answers
-        return await self._call_and_wait(arguments)
+        return await self._call_and_wait(script, arguments)
 
-    async def _call_and_wait(self, arguments: list[Any]) -> list[list[bytes]]:
+    async def _call_and_wait(self, script: str, arguments: list[Any]) -> list[list[bytes]]:
         # WAIT counts the replicas that have what *this connection* wrote, so both must travel on the same one.
         async with self._redis.pipeline(transaction=False) as pipe:
-            pipe.execute_command("SCRIPT", "LOAD", scripts.SOURCES["accept"])
-            pipe.execute_command("EVALSHA", scripts.DIGESTS["accept"], 1, self._keys.prefix, *arguments)
+            pipe.execute_command("SCRIPT", "LOAD", scripts.SOURCES[script])
+            pipe.execute_command("EVALSHA", scripts.DIGESTS[script], 1, self._keys.prefix, *arguments)
             pipe.execute_command("WAIT", 1, REPLICA_WAIT_MS)
             _, answers, replicas = await pipe.execute()
         if not replicas:
@@ -94,8 +105,10 @@ class Acceptor:
 
 def _arguments(event: Acceptable) -> list[Any]:
     requests: list[Any] = []
-    for request in event.requests:
-        requests += [request.workflow_id, request.conversation_id or "", msgspec.json.encode(request)]
+    lane = _lane_of(event)
+    flows: Sequence[Flow | None] = event.flows or [None] * len(event.requests)
+    for request, flow in zip(event.requests, flows, strict=True):
+        requests += [request.workflow_id, request.conversation_id or "", *_request(request, flow, lane)]
     return [
         event.id,
         event.body_hash,
@@ -103,8 +116,30 @@ def _arguments(event: Acceptable) -> list[Any]:
         msgspec.json.encode(event.head),
         event.body,
         *scripts.counted(requests),
+        lane,
         *_payment(event.payment),
     ]
+
+
+def _request(request: RunRequest, flow: Flow | None, lane: str) -> list[Any]:
+    """A request, its flow, and its item where it becomes one of a batch: then the batch's run has no other input."""
+    if flow is None:
+        return [msgspec.json.encode(request), "", ""]
+    text = msgspec.json.encode(msgspec.structs.replace(flow, lane=lane))
+    if flow.batch is None:
+        return [msgspec.json.encode(request), text, ""]
+    whole = msgspec.structs.replace(request, input=None)
+    return [msgspec.json.encode(whole), text, msgspec.json.encode(request.input)]
+
+
+def _lane_of(event: Acceptable) -> str:
+    """Whose turn an event's runs take in the queue: each app, token and hook has its own."""
+    head = event.head
+    if head.app_id is not None:
+        return f"app {head.app_id}"
+    if head.token_id is not None:
+        return f"token {head.token_id}"
+    return "-" if head.hook_id is None else f"hook {head.hook_id}"
 
 
 def _payment(payment: Payment | None) -> list[Any]:
@@ -115,7 +150,22 @@ def _payment(payment: Payment | None) -> list[Any]:
 
 def _read_answer(answer: list[bytes]) -> Stored:
     outcome = answer[0].decode()
+    if outcome == "limited":
+        return Stored(outcome, wait_ms=int(answer[1]))
     if outcome not in ("stored", "known", "conflict", "full", "poor"):
         raise Unavailable(reason=f"the store answered {outcome!r}")
     event_id = answer[1].decode() if len(answer) > 1 else ""
-    return Stored(outcome, event_id, tuple(map(int, answer[2:])))  # type: ignore[arg-type]
+    return Stored(outcome, event_id, *read_places(answer[2:]))
+
+
+def read_places(places: Sequence[bytes]) -> tuple[tuple[int, ...], tuple[tuple[int, int, str], ...]]:
+    """What became of each request of an event: the runs, and those that were skipped, as the accept script writes."""
+    started: list[int] = []
+    skipped: list[tuple[int, int, str]] = []
+    for place, text in enumerate(places):
+        if text.startswith(SKIPPED):
+            run_id, _, state = text[1:].decode().partition(":")
+            skipped.append((place, int(run_id), state))
+        else:
+            started.append(int(text))
+    return tuple(started), tuple(skipped)

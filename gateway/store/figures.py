@@ -7,9 +7,13 @@ from typing import Any
 import msgspec
 
 from gateway.metrics import StoreFigures
-from gateway.runs import OPEN
+from gateway.runs import HELD, OPEN
 from gateway.store.connection import Redis
 from gateway.store.keys import Keys
+
+FIRST = 100
+TIMES = 10**12
+"""Scores of the queue of runs: turns below it, times (ms) above (store/lua/flow.lua)."""
 
 
 class Pulse(msgspec.Struct, frozen=True):
@@ -29,16 +33,22 @@ async def read_figures(redis: Redis, keys: Keys) -> StoreFigures:
             pipe.zcard(keys.queue(kind))
         for state in OPEN:
             pipe.zcard(keys.state("run", state))
-        pipe.zrange(keys.state("run", "pending"), 0, 0)
         pipe.zrange(keys.named("workers"), 0, -1, desc=True, withscores=True)
+        # The lanes take turns, so that each one's oldest run is among the first.
+        pipe.zrange(keys.queue("run"), "-inf", f"({TIMES}", byscore=True, offset=0, num=FIRST)
+        for reason in HELD[1:]:
+            pipe.zrange(keys.held(reason), 0, 0, withscores=True)
         clock, counts, runs, callbacks, *rest = await pipe.execute()
     now = clock[0] * 1000 + clock[1] // 1000
-    *open_runs, oldest, workers = rest
+    open_runs, (workers, first, *oldest) = rest[: len(OPEN)], rest[len(OPEN) :]
+    ages = {
+        reason: max(now - rows[0][1], 0) / 1000 if rows else 0.0 for reason, rows in zip(HELD[1:], oldest, strict=True)
+    }
     return StoreFigures(
         counts={name.decode(): int(value) for name, value in counts.items()},
         depths={"runs": runs, "callbacks": callbacks},
         open_runs=dict(zip((str(state) for state in OPEN), open_runs, strict=True)),
-        oldest_pending=await _age_of(redis, keys, oldest, now),
+        oldest_pending={HELD[0]: await _age_of(redis, keys, first, now)} | ages,
         worker_age=_age(workers, b"run ", now),
     )
 
@@ -59,8 +69,9 @@ def _age(workers: list[Any], kind: bytes, now: int) -> float | None:
     return None if newest is None else max(now - newest, 0) / 1000
 
 
-async def _age_of(redis: Redis, keys: Keys, oldest: list[bytes], now: int) -> float:
-    if not oldest:
+async def _age_of(redis: Redis, keys: Keys, jobs: list[bytes], now: int) -> float:
+    if not jobs:
         return 0.0
-    created = await redis.hget(keys.run(int(oldest[0])), "created_at")
+    oldest = min(int(job.rpartition(b":")[2]) for job in jobs)
+    created = await redis.hget(keys.run(oldest), "created_at")
     return 0.0 if created is None else max(now - int(created), 0) / 1000

@@ -12,9 +12,19 @@
     gw:{0}:listened            set     names and ids of workflows that stand in an `on:`   for ever
     gw:{0}:schedules           hash    "workflow schedule" -> its last tick done (ms)      as its schedule
     gw:{0}:conversation:ID     list    ids of the runs of a conversation                   as its runs
-    gw:{0}:runs:queue          zset    arq's queue of runs, scored by when due (ms)        while open
+    gw:{0}:runs:queue          zset    arq's queue of runs, scored by their turn, or by    while open
+                                       when due (ms) for those that have begun or wait
+    gw:{0}:runs:lanes          hash    lane (app, token, hook) -> its next turn            while any is queued
+    gw:{0}:runs:held:REASON    zset    ids of the runs that this holds, scored by since    while held
     gw:{0}:runs:wake           list    one token a batch; idle workers block on it         consumed
     gw:{0}:runs:last           string  the last run id given                               for ever
+    gw:{0}:gate:NAME:active    zset    ids of the runs in a concurrency gate; NAME is      while any is
+                                       the workflow's name and its key's hash
+    gw:{0}:gate:NAME:waiting   zset    ids of the runs before it, scored by -priority      while any is
+    gw:{0}:throttle:NAME       string  GCRA: when the rate is back to nothing (ms)         until then
+    gw:{0}:rate:NAME           string  the same of a rate limit                            until then
+    gw:{0}:debounce:NAME       hash    the run that a request joins, and its latest start  until it begins
+    gw:{0}:batch:NAME          hash    the run that a request joins, its items and bytes   until it begins
     gw:{0}:callback:ID         hash    a callback: body, url, state, attempt:<n>..         until retention
     gw:{0}:callbacks:STATE     zset    ids of the callbacks in that state                  as its callbacks
     gw:{0}:callbacks:queue     zset    arq's queue of callbacks, scored by when due (ms)   while open
@@ -39,6 +49,7 @@
     gw:{0}:hooks               hash    hook id -> its workflow, and its token's hash       until removed
     gw:{0}:revision            string  counts changes of apps, workflows, tokens, hooks    for ever
     gw:{0}:changed             channel apps, workflows, tokens or hooks changed
+    gw:{0}:poke                channel "run ID": something happened to it from outside
     gw:{0}:moved:run:ID        channel the state of a run after it, or one of its steps, moved (also moved:callback:ID)
     gw:{0}:poke                channel "run ID": something happened to it, whoever works on it must look
     gw:{0}:said:run:ID         channel what a step of the run is just saying
@@ -90,6 +101,12 @@ class Keys(msgspec.Struct, frozen=True):
 
     def queue(self, kind: str) -> str:
         return f"{self.prefix}{kind}s:queue"
+
+    def held(self, reason: str) -> str:
+        return f"{self.prefix}runs:held:{reason}"
+
+    def gate(self, name: str, part: str) -> str:
+        return f"{self.prefix}gate:{name}:{part}"
 
     def wake(self, kind: str) -> str:
         return f"{self.prefix}{kind}s:wake"

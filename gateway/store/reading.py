@@ -11,7 +11,9 @@ from gateway.callbacks import Callback
 from gateway.credits import Allowance, Balance, read_balance
 from gateway.errors import NotFound
 from gateway.events import Head
+from gateway.flow import Flow
 from gateway.runs import TERMINAL, Run, conversation_of, first_turn
+from gateway.store.accepting import read_places
 from gateway.store.batches import Batches
 from gateway.store.connection import Redis
 from gateway.store.keys import Keys
@@ -101,6 +103,28 @@ class Reader:
         return {
             run_id for run_id, state in zip(run_ids, states, strict=True) if state is None or state.decode() in TERMINAL
         }
+
+    async def locate(self, run: Run) -> Run:
+        """A run that has not begun, with how many go before it; any other as it is."""
+        held = run.held
+        if held is None or held.reason not in ("queue", "concurrency"):
+            return run
+        behind = await self._count_before(run.id, held.reason)
+        return msgspec.structs.replace(run, held=msgspec.structs.replace(held, behind=behind))
+
+    async def _count_before(self, run_id: int, reason: str) -> int | None:
+        if reason == "queue":
+            rank: int | None = await self._redis.zrank(self._keys.queue("run"), self._keys.job("run", run_id))
+            return rank
+        text = await self._redis.hget(self._keys.run(run_id), "flow")
+        rule = None if text is None else msgspec.json.decode(text, type=Flow).concurrency
+        if rule is None:
+            return None
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.zcard(self._keys.gate(rule.name, "active"))
+            pipe.zrank(self._keys.gate(rule.name, "waiting"), f"{run_id:016d}")
+            active, rank = await pipe.execute()
+        return None if rank is None else int(active + rank)
 
     async def page(
         self,
@@ -227,10 +251,19 @@ def read_event(event_id: str, fields: Mapping[bytes, bytes]) -> StoredEvent:
 
 def list_event(event_id: str, head: bytes, runs: bytes, received_at: bytes) -> ListedEvent:
     """An event from those fields of its hash that are always small."""
+    started, skipped = read_places([each for each in runs.split(b",") if each])
+    kept = msgspec.json.decode(head, type=Head)
+    if skipped:
+        outcome = kept.decision.outcome if started else "skipped"
+        rivals = [run_id for _, run_id, _ in skipped]
+        kept = msgspec.structs.replace(
+            kept, decision=msgspec.structs.replace(kept.decision, outcome=outcome, skipped=rivals)
+        )
     return ListedEvent(
         id=event_id,
-        head=msgspec.json.decode(head, type=Head),
-        run_ids=[int(each) for each in runs.decode().split(",") if each],
+        head=kept,
+        # A joined run is named once for each of an event's requests that joined it.
+        run_ids=list(dict.fromkeys(started)),
         received_at=int(received_at),
     )
 

@@ -11,8 +11,22 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from gateway.callbacks import Attempt, Callback, Outgoing
+from gateway.flow import Flow
 from gateway.hops import Hop
-from gateway.runs import CALLBACK_MOVES, MOVES, OPEN, Move, Problem, Run, RunRequest, Signal, State, StepRecord
+from gateway.runs import (
+    CALLBACK_MOVES,
+    MOVES,
+    OPEN,
+    Held,
+    Move,
+    Problem,
+    Run,
+    RunRequest,
+    Signal,
+    State,
+    StepRecord,
+    iso,
+)
 from gateway.store import scripts
 from gateway.store.batches import Batches
 from gateway.store.connection import Redis
@@ -26,8 +40,10 @@ ATTEMPT = "attempt:"
 SIGNAL = "signal:"
 MOST_SIGNALS = 1000
 """Words from outside that one run takes."""
+ITEM = b"item:"
 
 _request = msgspec.json.Decoder(RunRequest)
+_flow = msgspec.json.Decoder(Flow)
 _step = msgspec.json.Decoder(StepRecord)
 _problem = msgspec.json.Decoder(Problem)
 _attempt = msgspec.json.Decoder(Attempt)
@@ -194,6 +210,8 @@ def read_run(run_id: int, fields: Mapping[bytes, bytes]) -> Run:
         if name.startswith(STEP.encode())
     }
     request = _request.decode(fields[b"request"])
+    if ITEM + b"1" in fields:
+        request = msgspec.structs.replace(request, input={"items": _items(fields)})
     return Run(
         id=run_id,
         state=State(fields[b"state"].decode()),
@@ -211,6 +229,31 @@ def read_run(run_id: int, fields: Mapping[bytes, bytes]) -> Run:
         signals=_read_signals(fields) if b"words" in fields else (),
         pokes=int(fields.get(b"pokes", 0)),
         cancel_wish=fields[b"cancel_wish"].decode() if b"cancel_wish" in fields else None,
+        held=_read_held(fields),
+    )
+
+
+def _items(fields: Mapping[bytes, bytes]) -> list[Any]:
+    """What a batch gathered, in order: item:1, item:2, ..."""
+    return [msgspec.json.decode(fields[ITEM + b"%d" % number]) for number in range(1, _count_items(fields) + 1)]
+
+
+def _count_items(fields: Mapping[bytes, bytes]) -> int:
+    return sum(name.startswith(ITEM) for name in fields)
+
+
+def _read_held(fields: Mapping[bytes, bytes]) -> Held | None:
+    reason = fields.get(b"held", b"").decode()
+    if not reason:
+        waits = fields[b"state"] == b"pending"
+        return Held(reason="queue", since=iso(int(fields[b"created_at"]))) if waits else None
+    rule = getattr(_flow.decode(fields[b"flow"]), reason)
+    return Held(
+        reason=reason,
+        since=iso(_number(fields, b"held_since")),
+        key=None if rule is None else rule.key,
+        until=iso(_number(fields, b"starts_at")),
+        items=_count_items(fields) if reason == "batch" else None,
     )
 
 

@@ -10,16 +10,28 @@ from redis.exceptions import NoScriptError
 
 from gateway.store.connection import Redis
 
-NAMES = ("accept", "claim", "record", "beat", "release", "repair", "signal", "clock", "chained")
+# Lua makes every function anew at each call: what accepts without flow control goes without its functions.
+PARTS: dict[str, tuple[str, ...]] = {
+    "accept": ("prelude", "turns", "accept"),
+    "accept_flow": ("prelude", "turns", "flow", "arrange", "accept"),
+    "claim": ("prelude", "turns", "flow", "claim"),
+    "record": ("prelude", "turns", "flow", "record"),
+    "beat": ("prelude", "beat"),
+    "release": ("prelude", "release"),
+    "repair": ("prelude", "turns", "flow", "repair"),
+    "signal": ("prelude", "signal"),
+    "clock": ("prelude", "clock"),
+    "chained": ("prelude", "chained"),
+}
+"""Each script, and the files it is made of."""
 
 
-def _read(name: str) -> bytes:
+def _read(parts: tuple[str, ...]) -> bytes:
     folder = resources.files("gateway.store") / "lua"
-    prelude = (folder / "prelude.lua").read_bytes()
-    return prelude + b"\n" + (folder / f"{name}.lua").read_bytes()
+    return b"\n".join((folder / f"{part}.lua").read_bytes() for part in parts)
 
 
-SOURCES: dict[str, bytes] = {name: _read(name) for name in NAMES}
+SOURCES: dict[str, bytes] = {name: _read(parts) for name, parts in PARTS.items()}
 DIGESTS: dict[str, str] = {
     name: hashlib.sha1(text, usedforsecurity=False).hexdigest() for name, text in SOURCES.items()
 }

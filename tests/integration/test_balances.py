@@ -31,7 +31,7 @@ async def end(redis: Redis, run_id: int, used: int) -> None:
 
 
 async def left(redis: Redis, allowance: Allowance = WEEKLY) -> int:
-    return await Reader(redis, KEYS).balance("token:t", allowance)
+    return (await Reader(redis, KEYS).balances({"token:t": allowance}))["token:t"].left
 
 
 async def pass_a_week(redis: Redis) -> None:

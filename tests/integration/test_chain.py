@@ -18,6 +18,7 @@ from gateway.events import parse_body
 from gateway.runs import MOVES, Run, State
 from gateway.store.catalog import Catalog
 from gateway.store.connection import Redis
+from gateway.store.listing import CallbackFilter, Listing
 from gateway.store.reading import Reader, StoredEvent
 from gateway.store.records import Records, Write
 from gateway.store.registry import Registry
@@ -370,5 +371,5 @@ def test_a_loop_through_callbacks_ends_at_the_limit(
 
 
 async def all_delivered(redis: Redis, count: int) -> Any:
-    found = await Reader(redis, KEYS).callbacks(state="delivered")
-    return found if len(found) == count else None
+    page = await Listing(redis, KEYS).callbacks(CallbackFilter(state="delivered"), 100)
+    return [each.callback for each in page.found] if len(page.found) == count else None

@@ -137,7 +137,7 @@ def test_the_age_of_the_oldest_pending_run_is_shown(store: str, tmp_path: Path) 
             clock = await redis.time()
             await redis.hset(f"gw:{{0}}:run:{run_id}", "created_at", clock[0] * 1000 - 42_000)
             page = (await get(port, "/metrics")).text
-            (line,) = [line for line in page.splitlines() if line.startswith("gateway_oldest_pending_seconds")]
+            (line,) = [line for line in page.splitlines() if 'pending_seconds{reason="queue"}' in line]
             assert 41 < float(line.split()[1]) < 50
 
     tell(story())

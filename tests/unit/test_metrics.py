@@ -23,7 +23,7 @@ FIGURES = StoreFigures(
     },
     depths={"runs": 4, "callbacks": 0},
     open_runs={"pending": 1, "running": 2, "waiting": 3},
-    oldest_pending=1.5,
+    oldest_pending={"queue": 1.5, "throttle": 0.5},
     worker_age=0.25,
 )
 
@@ -99,7 +99,7 @@ def test_nobody_waits_at_a_process_that_is_gone(tmp_path: Path) -> None:
         ("gateway_callback_attempts_total", {"outcome": "retry"}, 7),
         ("gateway_queue_depth", {"queue": "runs"}, 4),
         ("gateway_open_runs", {"status": "waiting"}, 3),
-        ("gateway_oldest_pending_seconds", {}, 1.5),
+        ("gateway_oldest_pending_seconds", {"reason": "queue"}, 1.5),
         ("gateway_worker_heartbeat_age_seconds", {}, 0.25),
     ],
 )
@@ -118,7 +118,7 @@ def test_without_the_store_our_own_counters_are_still_shown() -> None:
 
 def test_without_a_worker_there_is_no_age() -> None:
     """Nobody looked at the queue yet: that is no number."""
-    figures = StoreFigures(counts={}, depths={}, open_runs={}, oldest_pending=0, worker_age=None)
+    figures = StoreFigures(counts={}, depths={}, open_runs={}, oldest_pending={}, worker_age=None)
     assert "gateway_worker_heartbeat_age_seconds" not in {name for name, _ in samples(Metrics().render(figures))}
 
 

@@ -3,14 +3,18 @@
 -- KEYS[1]  prefix
 -- ARGV     queue limit, dedupe window (ms), number of events, then for each event:
 --          id, hash of the body, its dedupe keys (n, keys..), head (JSON), body,
---          its run requests (n, then each: workflow id, conversation id or '', JSON),
+--          its run requests (n, then each: workflow id, conversation id or '', JSON, flow (JSON) or '', its item for a
+--          batch (JSON) or ''),
+--          its lane (whose turn it takes in the queue),
 --          its payer ('' = nobody), the payer's allowance, its period (ms, 0 = once), what to set aside
 -- Answers  one list an event:
---          {'stored', event id, run ids..}    new, or this very call came before and its answer was lost
---          {'known', event id, run ids..}     a dedupe key was seen with the same body
+--          {'stored', event id, runs..}       new, or this very call came before and its answer was lost
+--          {'known', event id, runs..}        a dedupe key was seen with the same body
 --          {'conflict', event id}             a dedupe key was seen with another body
 --          {'poor'}                           the payer's credits do not suffice; nothing was stored
 --          {'full'}                           the queue is at its limit; nothing was stored
+--          {'limited', ms}                    a rate limit refuses it for so long; nothing was stored
+--          A run is its id; `~ID:STATE` is the run in whose favour this one was skipped, and its state then.
 local limit, window = tonumber(take()), take()
 local last = tonumber(redis.call('GET', prefix .. 'runs:last') or 0)
 -- What one command can write for the whole batch is gathered: a call from Lua costs as much as what most of them do.
@@ -47,7 +51,7 @@ end
 
 local function answer_of(word, event, runs)
   local answer = {word, event}
-  for run in string.gmatch(runs, '%d+') do answer[#answer + 1] = run end
+  for run in string.gmatch(runs, '[^,]+') do answer[#answer + 1] = run end
   return answer
 end
 
@@ -83,16 +87,21 @@ local function afford(payer, allowance, period, cost)
   return since
 end
 
-local function start(workflow, conversation, request)
+local function file(workflow, conversation, request)
   last = last + 1
   local id = string.format('%d', last)
-  local job = job_of('run', id)
-  redis.call('HSET', prefix .. 'run:' .. id, 'request', request, 'state', 'pending', 'created_at', moment)
+  redis.call('HSET', run_key(id), 'request', request, 'state', 'pending', 'created_at', moment)
   gather(pending, id, id)
   gather(runs_of(workflow), id, id)
-  gather(jobs, 'arq:job:' .. job, job_text('run', id))
-  gather(due, moment, job)
   if conversation ~= '' then redis.call('RPUSH', prefix .. 'conversation:' .. conversation, id) end
+  return id
+end
+
+local function start(workflow, conversation, request, lane)
+  local id = file(workflow, conversation, request)
+  local job = job_of('run', id)
+  gather(jobs, 'arq:job:' .. job, job_text('run', id))
+  gather(due, turn_of(lane), job)
   return id
 end
 
@@ -104,41 +113,60 @@ local function set_aside(runs, payer, cost, since)
   end
 end
 
-local function store(id, hash, keys, head, body, requests, payer, cost, since)
+local function store(id, hash, keys, head, body, requests, lane, payer, cost, since)
   local answer, runs = {'stored', id}, {}
-  for i = 1, #requests, 3 do
-    runs[#runs + 1] = start(requests[i], requests[i + 1], requests[i + 2])
-    answer[#answer + 1] = runs[#runs]
+  for i = 1, #requests, 5 do
+    local place, new
+    if requests[i + 3] == '' then
+      new = start(requests[i], requests[i + 1], requests[i + 2], lane)
+      place = new
+    else
+      place, new = arrange(file, unpack(requests, i, i + 4))
+    end
+    runs[#runs + 1] = new
+    answer[#answer + 1] = place
   end
   set_aside(runs, payer, cost, since)
-  local ids = table.concat(runs, ',')
-  redis.call('HSET', prefix .. 'event:' .. id, 'head', head, 'body', body, 'runs', ids, 'received_at', moment)
+  local places = table.concat(answer, ',', 3)
+  redis.call('HSET', prefix .. 'event:' .. id, 'head', head, 'body', body, 'runs', places, 'received_at', moment)
   gather(received, moment, id)
   for _, key in ipairs(keys) do
-    redis.call('SET', prefix .. 'seen:' .. key, id .. ' ' .. hash .. ' ' .. ids, 'PX', window)
+    redis.call('SET', prefix .. 'seen:' .. key, id .. ' ' .. hash .. ' ' .. places, 'PX', window)
   end
   return answer
 end
 
+-- Then this is the script `accept_flow`, which has arrange.lua in front.
+local function has_flow(requests)
+  for i = 4, #requests, 5 do if requests[i] ~= '' then return true end end
+  return false
+end
+
 local answers, started = {}, false
-local room = limit - redis.call('ZCARD', queue_of('run'))
+-- What waits for later, or is under way, takes no room.
+local room = limit - count_pending()
 for i = 1, tonumber(take()) do
-  local id, hash, keys, head, body, requests = take(), take(), take_list(), take(), take(), take_list()
+  local id, hash, keys, head, body, requests, lane = take(), take(), take_list(), take(), take(), take_list(), take()
   local payer, allowance, period, cost = take(), take(), tonumber(take()), tonumber(take())
   local answer = stored_before(id) or known(keys, hash)
   if not answer then
-    local wanted = #requests / 3
+    local wanted, wait, taken = #requests / 5, 0, nil
+    if has_flow(requests) then wanted, wait, taken = foresee(requests) end
     -- The queue may hold more than the limit, which is no reason to refuse what starts nothing.
-    if wanted > 0 and wanted > room then
+    if wait > 0 then
+      answer = {'limited', math.ceil(wait)}
+    elseif wanted > 0 and wanted > room then
       answer = {'full'}
     else
-      local since = afford(payer, allowance, period, cost)
+      local since = ''
+      if wanted > 0 then since = afford(payer, allowance, period, cost) end
       if not since then
         answer = {'poor'}
       else
         room = room - wanted
         started = started or #requests > 0
-        answer = store(id, hash, keys, head, body, requests, payer, cost, since)
+        if taken then count_rates(taken) end
+        answer = store(id, hash, keys, head, body, requests, lane, wanted > 0 and payer or '', cost, since)
       end
     end
   end
@@ -147,5 +175,6 @@ end
 if started then redis.call('SET', prefix .. 'runs:last', string.format('%d', last)) end
 for _, list in ipairs({received, pending, due, jobs}) do flush(list) end
 for _, list in pairs(of_workflow) do flush(list) end
+save_turns()
 if started then wake('run') end
 return answers

@@ -4,7 +4,7 @@
 -- ARGV     kind (run | callback), worker's token, lease (ms), n, states a claim may start from (n, states..), state
 --          after the claim, job id ('' = whatever is due; else this very job, which a stock arq worker holds)
 -- Answers  {now (ms), how many are still due, ms until the next is due (-1: none waits), item..}, an item is
---          {id, state before, fence, now, field, value, ..}
+--          {id, state before, fence, now, field, value, ..}. For a very job, the ms until that job is due.
 local kind, token, lease, n, sources, target, wanted = take(), take(), tonumber(take()), take(), take_list(), take(), take()
 local queue = queue_of(kind)
 
@@ -30,14 +30,33 @@ local function set_apart(job, id, key, lost)
   redis.call('ZADD', queue, 'XX', now + spread, job)
 end
 
+-- Whether nothing holds a run back any more. If something does, it was put where it waits for that.
+local function may_begin(id, key, state, text)
+  local flow = cjson.decode(text)
+  if state == 'running' then
+    if flow.concurrency then redis.call('ZADD', active_of(flow.concurrency), 'NX', id, id) end
+    return true
+  end
+  local held, at, wish = unpack(redis.call('HMGET', key, 'held', 'starts_at', 'cancel_wish'))
+  if not wish and at and tonumber(at) > now then
+    redis.call('ZADD', queue, 'XX', at, job_of(kind, id))
+    return false
+  end
+  let_go(id, flow)
+  if wish then return true end
+  if (held == 'debounce' or held == 'batch') and not pass_throttle(id, flow) then return false end
+  return pass_gate(id, flow)
+end
+
 local function claim(job)
   local id = string.match(job, ':(.*)$')
   local key = prefix .. kind .. ':' .. id
-  local state = redis.call('HGET', key, 'state')
+  local state, flow = unpack(redis.call('HMGET', key, 'state', 'flow'))
   if not state or not contains(sources, state) then
     dequeue(kind, id)
     return nil
   end
+  if flow and not may_begin(id, key, state, flow) then return nil end
   local fence = redis.call('HINCRBY', key, 'fence', 1)
   local lost = state == target and redis.call('HINCRBY', key, 'lost', 1) or 0
   if lost > 1 and kind == 'run' and wanted == '' then return set_apart(job, id, key, lost) end
@@ -52,15 +71,32 @@ local function claim(job)
   return item
 end
 
+-- Runs that are to begin have a turn, those that go on a time (flow.lua): one of each, so that neither waits for all
+-- of the other.
+local function due_jobs()
+  local resumed = redis.call('ZRANGE', queue, kind == 'run' and TIMES or '-inf', now, 'BYSCORE', 'LIMIT', 0, n)
+  if kind ~= 'run' then return resumed end
+  local fresh = redis.call('ZRANGE', queue, '-inf', '(' .. TIMES, 'BYSCORE', 'LIMIT', 0, n)
+  if #resumed == 0 then return fresh end
+  local jobs = {}
+  for i = 1, n do
+    if resumed[i] then jobs[#jobs + 1] = resumed[i] end
+    if fresh[i] then jobs[#jobs + 1] = fresh[i] end
+  end
+  return {unpack(jobs, 1, math.min(#jobs, tonumber(n)))}
+end
+
 if wanted ~= '' then
   local item = claim(wanted)
-  return item and {now, 0, -1, item} or {now, 0, -1}
+  if item then return {now, 0, -1, item} end
+  local later = redis.call('ZSCORE', queue, wanted)
+  return {now, 0, later and math.max(later - now, 0) or -1}
 end
 
 redis.call('ZADD', prefix .. 'workers', now, kind .. ' ' .. token)
 local answer = {now, 0, -1}
 if tonumber(n) > 0 then
-  for _, job in ipairs(redis.call('ZRANGE', queue, '-inf', now, 'BYSCORE', 'LIMIT', 0, n)) do
+  for _, job in ipairs(due_jobs()) do
     if not held(job) then
       local item = claim(job)
       if item then answer[#answer + 1] = item end
@@ -69,5 +105,5 @@ if tonumber(n) > 0 then
 end
 answer[2] = redis.call('ZCOUNT', queue, '-inf', now)
 local later = redis.call('ZRANGE', queue, '(' .. now, '+inf', 'BYSCORE', 'LIMIT', 0, 1, 'WITHSCORES')
-if later[2] then answer[3] = later[2] - now end
+if later[2] then answer[3] = math.ceil(later[2] - now) end
 return answer

@@ -77,7 +77,7 @@ end
 
 local function write(item)
   local key = prefix .. kind .. ':' .. item.id
-  local state, fence = unpack(redis.call('HMGET', key, 'state', 'fence'))
+  local state, fence, flow = unpack(redis.call('HMGET', key, 'state', 'fence', 'flow'))
   if not state then return 'gone' end
   if item.fence ~= '' and fence ~= item.fence then return 'fenced' end
   -- The answer to this very call was lost, and the worker asks again.
@@ -95,6 +95,7 @@ local function write(item)
     settle_credits(key)
     item.heard = remember_listeners(item.id, key)
   end
+  if flow and item.target ~= '' and item.delay == '' then leave(item.id, flow) end
   for _, count in ipairs(item.counts) do redis.call('HINCRBY', prefix .. 'counts', count, 1) end
   for _, callback in ipairs(item.callbacks) do put_callback(key, callback[1], callback[2]) end
   for _, id in ipairs(item.pokes) do poke(id) end
@@ -113,6 +114,7 @@ for i = 1, tonumber(take()) do
     heard = heard or item.heard
   end
 end
+save_turns()
 if sent then wake('callback') end
 if heard then wake('chain') end
 -- An idle worker does not know yet that something is due sooner than it meant to look.

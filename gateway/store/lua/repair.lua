@@ -1,18 +1,66 @@
 -- Give every open item of one state its job again, should arq's entries be lost. Goes through the ids page by page.
+-- A run that waits at a gate has no job: it has its place there, and is let in when those before it are gone.
 --
 -- KEYS[1]  prefix
 -- ARGV     kind, state, offset, page size
 -- Answers  {size of this page, how many were put back}
 local kind, state, offset, size = take(), take(), take(), take()
+local looked_at = {}
+
+-- Forget the active runs of a gate that have ended, and let the next ones in.
+local function look_at(gate)
+  if looked_at[gate.name] then return 0 end
+  looked_at[gate.name] = true
+  for _, id in ipairs(redis.call('ZRANGE', active_of(gate), 0, -1)) do
+    local found = redis.call('HGET', run_key(id), 'state')
+    if found ~= 'pending' and found ~= 'running' and found ~= 'waiting' then redis.call('ZREM', active_of(gate), id) end
+  end
+  return admit(gate)
+end
+
+-- A run that has a gate and no place in the queue waits at the gate.
+local function mend_gated(id, flow)
+  local gate = flow.concurrency
+  local before = redis.call('ZSCORE', waiting_of(gate), padded(id))
+  if before then
+    redis.call('ZADD', prefix .. 'runs:held:concurrency', 'NX', moment, id)
+  else
+    wait_at(id, flow)
+  end
+  local admitted = look_at(gate)
+  return (not before or admitted > 0) and 1 or 0
+end
+
+-- What has begun has its place in its gate, whatever became of the gate.
+local function keep_place(id, text)
+  local gate = cjson.decode(text).concurrency
+  if gate then redis.call('ZADD', active_of(gate), 'NX', id, id) end
+end
+
+local function mend(id, text, queued)
+  local flow = text and cjson.decode(text)
+  local at, wish = unpack(redis.call('HMGET', prefix .. kind .. ':' .. id, 'starts_at', 'cancel_wish'))
+  local gate = flow and state ~= 'running' and flow.concurrency
+  if gate and not queued and not at and not wish and not redis.call('ZSCORE', active_of(gate), id) then
+    return mend_gated(id, flow)
+  end
+  -- Those that have not begun keep the order in which they came.
+  local turn = kind == 'run' and state == 'pending' and not wish and id
+  enqueue(kind, id, queued or at or turn or now)
+  return 1
+end
+
 local ids = redis.call('ZRANGE', set_of(kind, state), offset, offset + size - 1)
 local repaired = 0
 for _, id in ipairs(ids) do
   local job = job_of(kind, id)
   local queued = redis.call('ZSCORE', queue_of(kind), job)
-  if not queued or redis.call('EXISTS', 'arq:job:' .. job) == 0 then
-    enqueue(kind, id, queued or now)
-    repaired = repaired + 1
-  end
+  local missing = not queued or redis.call('EXISTS', 'arq:job:' .. job) == 0
+  local begun = kind == 'run' and state ~= 'pending'
+  local text = kind == 'run' and (missing or begun) and redis.call('HGET', run_key(id), 'flow')
+  if text and (state == 'running' or (begun and queued)) then keep_place(id, text) end
+  if missing then repaired = repaired + mend(id, text, queued) end
 end
+save_turns()
 if repaired > 0 then wake(kind) end
 return {#ids, repaired}
