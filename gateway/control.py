@@ -17,6 +17,7 @@ from gateway.credits import Payment, cost_of
 from gateway.documents import kinds_of
 from gateway.errors import Conflict, GatewayError, NotFound
 from gateway.events import Acceptable, Decision, Head, caller_key, hash_body, new_event_id
+from gateway.flow import flow_values
 from gateway.hooks import Hook, open_hook
 from gateway.outbox import callbacks_for
 from gateway.plans import relatives
@@ -29,7 +30,7 @@ from gateway.store.connection import MISTAKES
 from gateway.store.reading import Page, Reader, RunFilter, StoredEvent
 from gateway.store.records import Records, Write, final_fields
 from gateway.store.waiting import Hearing
-from gateway.tokens import Token
+from gateway.tokens import Subject, Token
 from gateway.triggers import check_input
 from gateway.workflows import Published, Workflow
 
@@ -56,6 +57,8 @@ class Started(msgspec.Struct, frozen=True):
     event_id: str
     workflow_id: int
     known: bool
+    skipped: bool = False
+    """Nothing was started: this run was in the way."""
 
 
 class Directory(Protocol):
@@ -160,7 +163,21 @@ class Control:
         event = self._event(order, published, workflow, token, body, key)
         stored = await self._storage.store(event)
         insist_on_stored(stored)
-        return Started(stored.run_ids[0], stored.event_id, published.id, stored.outcome == "known")
+        known = stored.outcome == "known"
+        if not stored.skipped:
+            return Started(stored.run_ids[0], stored.event_id, published.id, known)
+        ((_, rival, _),) = stored.skipped
+        await self._insist_on_reading(rival, token)
+        return Started(rival, stored.event_id, published.id, known, skipped=True)
+
+    async def _insist_on_reading(self, run_id: int, token: Token | None) -> None:
+        """Raise Conflict when a run that was in the way is none that the caller may see."""
+        if token is None:
+            return  # a hook is told an id, and no more
+        run = await self.reader.run(run_id)
+        if not token.may("runs:read", run_subject(run.request, self._directory.apps)):
+            message = "skipped: a run of this workflow and key has not ended"
+            raise Conflict(message)
 
     async def rerun(self, run: Run, from_step: str | None, token: Token | None, key: str | None = None) -> Started:
         """Store a run that repeats another, as the same version with the same input: wholly, or from one step on.
@@ -313,6 +330,7 @@ class Control:
             keys=keys,
             head=head,
             requests=[request],
+            flows=[] if workflow.flow is None else [workflow.flow.decide(_flow_values(order))],
             payment=self._payment(token, workflow),
         )
 
@@ -323,6 +341,24 @@ class Control:
         if token is None or token.credits is None:
             return None
         return Payment(token.payer, token.credits, cost_of(workflow.kinds, self._costs))
+
+
+def run_subject(request: RunRequest, apps: Mapping[str, LiveApp]) -> Subject:
+    """What a token must be good for to touch this run: its workflow, or the app that started it."""
+    workflow = frozenset({str(request.workflow_id), request.workflow})
+    return Subject(workflow=workflow, app=app_names(request.app_id, apps))
+
+
+def app_names(app_id: int | None, apps: Mapping[str, LiveApp]) -> frozenset[str]:
+    """What a token may call an app by: its id, and its name while there is such an app."""
+    if app_id is None:
+        return frozenset()
+    live = apps.get(str(app_id))
+    return frozenset({str(app_id)} if live is None else {str(app_id), live.app.name})
+
+
+def _flow_values(order: Order) -> dict[str, Any]:
+    return flow_values(order.input, order.task, order.metadata, {"id": None, "name": None})
 
 
 async def until_moved(moved: asyncio.Event, seconds: float) -> None:

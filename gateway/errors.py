@@ -12,7 +12,8 @@ GatewayError
 │   ├── Conflict           409  the same key came with other bytes
 │   ├── TooLarge           413
 │   ├── UnsupportedMedia   415
-│   └── Unprocessable      422  well-formed, but it names or holds something that can't be run
+│   ├── Unprocessable      422  well-formed, but it names or holds something that can't be run
+│   └── RateLimited        429  more of these than their workflow's `rate_limit` allows
 ├── Unavailable            503  our own fault or doubt; the sender should try again
 ├── ConfigError                 what the operator wrote can't be used; says where and what to do
 └── StoreError                  the server behind the store can't be trusted with events
@@ -30,6 +31,8 @@ class GatewayError(Exception):
 
     code: ClassVar[str] = "error"
     status: ClassVar[int] = 500
+    retry_after: int | None = None
+    """Seconds after which it is worth while to try again, where that is known."""
 
     def __init__(self, message: str | None = None, **details: object) -> None:
         self.message = message or (type(self).__doc__ or "").strip()
@@ -121,12 +124,24 @@ class Unprocessable(Refused):
     status = 422
 
 
+class RateLimited(Refused):
+    """This workflow takes no more of these for now. Send it again later."""
+
+    code = "rate_limited"
+    status = 429
+    retry_after = 1
+
+    def __init__(self, message: str | None = None, *, retry_after: int = 1, **details: object) -> None:
+        super().__init__(message, **details)
+        self.retry_after = retry_after
+
+
 class Unavailable(GatewayError):
     """The request could not be stored in time. Send it again."""
 
     code = "unavailable"
     status = 503
-    retry_after: ClassVar[int] = 2
+    retry_after = 2
 
 
 class ConfigError(GatewayError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import time
@@ -21,6 +22,7 @@ from gateway.errors import (
     Forbidden,
     MethodNotAllowed,
     PaymentRequired,
+    RateLimited,
     Unauthorized,
     Unavailable,
     Unprocessable,
@@ -38,6 +40,7 @@ from gateway.events import (
     new_event_id,
     parse_body,
 )
+from gateway.flow import Flow, FlowControl, flow_values
 from gateway.hops import take_over
 from gateway.nesting import MOST_LEVELS, is_too_deep
 from gateway.runs import RunRequest
@@ -79,6 +82,12 @@ class Stored(Protocol):
     @property
     def run_ids(self) -> tuple[int, ...]: ...
 
+    @property
+    def skipped(self) -> tuple[tuple[int, int, str], ...]: ...
+
+    @property
+    def wait_ms(self) -> int: ...
+
 
 class Storage(Protocol):
     """Where events are stored."""
@@ -102,10 +111,12 @@ class Proof(msgspec.Struct, frozen=True):
 
 
 class Started(msgspec.Struct, frozen=True):
-    """A run that an event started."""
+    """A run that an event started, or joined; or, `skipped`, the run that was in its way, with its state then."""
 
     run_id: int
     workflow_id: int | None
+    status: str = "pending"
+    skipped: bool = False
 
 
 class Receipt(msgspec.Struct, frozen=True):
@@ -212,6 +223,9 @@ class Service:
             requests = [start_directly(body, app.id, event_id, self._find)]
         else:
             requests, verdicts = start_by_triggers(app, event_id, values, self._find)
+        flows = self._flows(
+            requests, lambda: values or _whole_values(app, event_id, kind, delivery, headers, request.body, parsed)
+        )
         keys = dedupe_keys(app, scheme, request, delivery, values)
         decision = Decision(
             outcome="accepted" if requests else "ignored", scheme=proof.kind, secret=proof.secret, triggers=verdicts
@@ -232,6 +246,7 @@ class Service:
             keys=keys,
             head=head,
             requests=requests,
+            flows=flows,
             payment=self._payment(app, requests),
         )
 
@@ -250,6 +265,17 @@ class Service:
             reason = too_deep(depth, self._max_depth, hop.root)
             return [], msgspec.structs.replace(decision, outcome="parked", reason=reason)
         return [msgspec.structs.replace(each, root=hop.root, depth=depth) for each in requests], decision
+
+    def _flows(self, requests: list[RunRequest], values: Callable[[], dict[str, Any]]) -> list[Flow | None]:
+        """What controls the flow of each run; nothing where no workflow says anything."""
+        found = [self._directory.definition_at_hand(request.digest) for request in requests]
+        if all(workflow is None or workflow.flow is None for workflow in found):
+            return []
+        known = values()
+        return [
+            _flow(workflow.flow, request, known) if workflow is not None and workflow.flow is not None else None
+            for workflow, request in zip(found, requests, strict=True)
+        ]
 
     def _payment(self, app: LiveApp, requests: list[RunRequest]) -> Payment | None:
         if app.app.credits is None or not requests:
@@ -270,25 +296,40 @@ class Service:
         insist_on_stored(stored)
         requests = event.requests
         # A known event's runs are those of its first coming; the rules may have changed since.
-        same = len(requests) == len(stored.run_ids)
-        runs = tuple(
-            Started(run_id, requests[index].workflow_id if same else None)
-            for index, run_id in enumerate(stored.run_ids)
-        )
+        same = len(requests) == len(stored.run_ids) + len(stored.skipped)
+        rivals = {place: (run_id, state) for place, run_id, state in stored.skipped}
+        started = iter(stored.run_ids)
+        runs = []
+        for place in range(len(stored.run_ids) + len(rivals)):
+            workflow_id = requests[place].workflow_id if same else None
+            if place in rivals:
+                run_id, state = rivals[place]
+                runs.append(Started(run_id, workflow_id, state, skipped=True))
+            else:
+                runs.append(Started(next(started), workflow_id))
         # A direct event whose first coming was parked started nothing, whatever the limit is by now.
         parked = not runs and (app.direct or event.head.decision.outcome == "parked")
-        return Receipt(stored.event_id, runs, stored.outcome == "known", app.direct, parked)
+        return Receipt(stored.event_id, tuple(runs), stored.outcome == "known", app.direct, parked)
 
 
 def insist_on_stored(stored: Stored) -> None:
-    """Raise Unavailable, PaymentRequired or Conflict when the store kept nothing."""
+    """Raise Unavailable, PaymentRequired, RateLimited or Conflict when the store kept nothing."""
     if stored.outcome == "full":
         raise Unavailable(reason="queue_full")
     if stored.outcome == "poor":
         raise PaymentRequired
+    if stored.outcome == "limited":
+        seconds = math.ceil(stored.wait_ms / 1000)
+        message = f"this workflow's rate_limit takes the next one in {seconds} s; nothing was stored"
+        raise RateLimited(message, retry_after=seconds)
     if stored.outcome == "conflict":
         message = f"this key came before with another body, as event {stored.event_id}"
         raise Conflict(message)
+
+
+def _flow(control: FlowControl, request: RunRequest, known: Mapping[str, Any]) -> Flow:
+    values = flow_values(request.input, request.task, request.metadata, known["app"], known["event"])
+    return control.decide(values)
 
 
 def check_media(request: Request) -> None:
@@ -377,7 +418,19 @@ def _values(
     parsed: Any,
 ) -> dict[str, Any]:
     if app.direct and (app.dedupe is None or app.dedupe == "body"):
-        return {}  # nothing will ask
+        return {}  # hardly anything will ask
+    return _whole_values(app, event_id, kind, delivery, headers, raw, parsed)
+
+
+def _whole_values(
+    app: LiveApp,
+    event_id: str,
+    kind: str | None,
+    delivery: str | None,
+    headers: dict[str, str],
+    raw: bytes,
+    parsed: Any,
+) -> dict[str, Any]:
     body = parse_body(raw) if app.direct else parsed
     event = event_values(event_id, kind, delivery, headers, body)
     return {"event": event, "app": {"id": app.id, "name": app.app.name}}

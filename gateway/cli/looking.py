@@ -143,7 +143,7 @@ async def read_whole_run(shard: Shard, run_id: int) -> dict[str, Any]:
     from gateway.errors import GatewayError
     from gateway.workflows import read_definition
 
-    run = await shard.reader.run(run_id)
+    run = await shard.reader.locate(await shard.reader.run(run_id))
     try:
         kinds = kinds_of(read_definition(await shard.catalog.document(run.request.digest)))
     except GatewayError:

@@ -43,6 +43,8 @@ def _facts(run: dict[str, Any]) -> list[tuple[str, str]]:
         ),
         ("event", _name_event(run)),
     ]
+    if run.get("held"):
+        facts.append(("held", _why_held(run["held"])))
     if run["trigger"]:
         facts.append(("trigger", run["trigger"]))
     if run["depth"]:
@@ -58,6 +60,19 @@ def _name_event(run: dict[str, Any]) -> str:
     if not run["event_id"]:
         return "–"
     return str(run["event_id"]) if run["app_id"] is None else f"{run['event_id']} of app {run['app_id']}"
+
+
+def _why_held(held: dict[str, Any]) -> str:
+    words = [f"{held['reason']} since {local_time(held['since'])}"]
+    if held.get("key"):
+        words.append(f"key {held['key']}")
+    if held.get("until"):
+        words.append(f"until {local_time(held['until'])}")
+    if held.get("behind") is not None:
+        words.append(f"behind {held['behind']} others")
+    if held.get("items"):
+        words.append(f"{held['items']} items so far")
+    return ", ".join(words)
 
 
 def _draw_value(screen: Console, name: str, value: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from gateway.control import Order
-from gateway.errors import GatewayError, NotFound, Unauthorized, Unavailable, Unprocessable
+from gateway.errors import GatewayError, NotFound, Unauthorized, Unprocessable
 from gateway.events import CALLER_KEYS
 from gateway.runs import State, iso
 from gateway.service import Receipt, Started
@@ -28,19 +28,24 @@ def answer(receipt: Receipt) -> tuple[int, dict[str, Any]]:
         return IGNORED, {"event_id": receipt.event_id, "status": status, "runs": []}
     if receipt.direct:
         return ACCEPTED, run_words(receipt.runs[0])
+    if all(run.skipped for run in receipt.runs):
+        runs = [run_words(run) for run in receipt.runs]
+        return IGNORED, {"event_id": receipt.event_id, "status": "skipped", "runs": runs}
     runs = [run_words(run) for run in receipt.runs]
-    return ACCEPTED, {**runs[0], "event_id": receipt.event_id, "runs": runs}
+    first = next(run for run in receipt.runs if not run.skipped)
+    return ACCEPTED, {**run_words(first), "event_id": receipt.event_id, "runs": runs}
 
 
 def run_words(run: Started) -> dict[str, Any]:
-    """A run that was just made: pending, and not started."""
-    return {"run_id": run.run_id, "status": "pending", "workflow_id": run.workflow_id, "started_at": None}
+    """A run that was just made: pending, and not started. One that was in the way says so, with its state then."""
+    words = {"run_id": run.run_id, "status": run.status, "workflow_id": run.workflow_id, "started_at": None}
+    return words | {"skipped": True} if run.skipped else words
 
 
 def refusal(error: GatewayError) -> tuple[int, dict[str, Any], dict[str, str]]:
     """Status, body and headers of a refusal. Whoever has no valid signature learns nothing of why."""
     message = Unauthorized().message if isinstance(error, Unauthorized) else error.message
-    headers = {"retry-after": str(error.retry_after)} if isinstance(error, Unavailable) else {}
+    headers = {"retry-after": str(error.retry_after)} if error.retry_after else {}
     if "allow" in error.details:
         headers["allow"] = str(error.details["allow"])
     return error.status, {"error": message, "code": error.code}, headers
@@ -140,7 +145,7 @@ API = Dialect(
             answer=HookAnswer,
             status=201,
             example={"event": "push", "branch": "main", "commit": "a1b2c3d"},
-            refuses=(400, 404, 409, 413, 422, 503),
+            refuses=(400, 404, 409, 413, 422, 429, 503),
         ),
     ),
 )

@@ -149,6 +149,7 @@ def workflow_id(call: Call, name: str) -> int:
 async def show_whole(call: Call, run: Run) -> WholeRun:
     """A run's whole document."""
     callbacks = await call.control.reader.callbacks_of(run.id)
+    run = await call.control.reader.locate(run)
     return describe_whole_run(run, await call.control.kinds(run), callbacks)
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import msgspec
 
-from gateway.apps import LiveApp
+from gateway.control import app_names as app_names
+from gateway.control import run_subject as run_subject
 from gateway.errors import Forbidden, Unauthorized
-from gateway.runs import RunRequest
 from gateway.tokens import NOTHING, Subject, Token, matches, read_id
 from gateway.workflows import Published
 
@@ -48,20 +48,6 @@ def named_subject(name: str, workflows: Iterable[Published]) -> Subject:
     """What a token must be good for to publish a workflow of this name, which may be a new one."""
     known = next((each for each in workflows if each.name == name), None)
     return Subject(workflow=frozenset({name})) if known is None else workflow_subject(known)
-
-
-def run_subject(request: RunRequest, apps: Mapping[str, LiveApp]) -> Subject:
-    """What a token must be good for to touch this run: its workflow, or the app that started it."""
-    workflow = frozenset({str(request.workflow_id), request.workflow})
-    return Subject(workflow=workflow, app=app_names(request.app_id, apps))
-
-
-def app_names(app_id: int | None, apps: Mapping[str, LiveApp]) -> frozenset[str]:
-    """What a token may call an app by: its id, and its name while there is such an app."""
-    if app_id is None:
-        return frozenset()
-    live = apps.get(str(app_id))
-    return frozenset({str(app_id)} if live is None else {str(app_id), live.app.name})
 
 
 Headers = Iterable[tuple[bytes, bytes]]

@@ -289,7 +289,7 @@ class Desk:
         return key
 
     def _headers_of(self, error: GatewayError, status: int) -> dict[str, str]:
-        headers = {"retry-after": str(error.retry_after)} if isinstance(error, Unavailable) else {}
+        headers = {"retry-after": str(error.retry_after)} if error.retry_after else {}
         if "allow" in error.details:
             headers["allow"] = str(error.details["allow"])
         if status == 401 and self._dialect.credential.challenge:

@@ -25,6 +25,7 @@ ALWAYS = (400, 408, 413, 500, 503)
 HEADERS: dict[int, dict[str, Any]] = {
     401: {"WWW-Authenticate": {"schema": {"type": "string"}}},
     405: {"Allow": {"schema": {"type": "string"}}},
+    429: {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}},
     503: {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}},
 }
 KEY = {
@@ -199,7 +200,7 @@ def _answer(endpoint: Endpoint, kind: Any) -> dict[str, Any]:
 def _refusals(dialect: Dialect, endpoint: Endpoint) -> dict[str, Any]:
     statuses = {*ALWAYS, *endpoint.refuses}
     statuses |= {401, 403} if endpoint.scope is not None else set()
-    statuses |= {402, 409} if endpoint.scope == "runs:start" else set()
+    statuses |= {402, 409, 429} if endpoint.scope == "runs:start" else set()
     statuses |= {404} if PARAMETER.search(endpoint.path) or endpoint.query is not None else set()
     statuses |= {422} if endpoint.body is not None else set()
     statuses |= {409, 422} if dialect.repeats(endpoint) else set()

@@ -8,7 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from gateway.errors import GatewayError, Unavailable
+from gateway.errors import GatewayError
 
 
 def problem(status: int, code: str, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
@@ -19,7 +19,7 @@ def problem(status: int, code: str, detail: str, headers: dict[str, str] | None 
 
 async def on_gateway_error(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, GatewayError)
-    headers = {"retry-after": str(error.retry_after)} if isinstance(error, Unavailable) else None
+    headers = {"retry-after": str(error.retry_after)} if error.retry_after else None
     return problem(error.status, error.code, error.message, headers)
 
 

@@ -94,7 +94,7 @@ class Receiver:
             visit.reason = "challenge"
             return receipt
         visit.receipt = receipt
-        visit.reason = "duplicate" if receipt.known else _word_for(receipt)
+        visit.reason = "duplicate" if receipt.known else _reason_of(receipt)
         return receipt
 
     def _note(self, visit: _Visit, status: int, reason: str, began: float) -> None:
@@ -135,10 +135,10 @@ class _Visit:
         self.reason = "method_not_allowed"
 
 
-def _word_for(receipt: Receipt) -> str:
-    if receipt.runs:
-        return "accepted"
-    return "parked" if receipt.parked else "ignored"
+def _reason_of(receipt: Receipt) -> str:
+    if not receipt.runs:
+        return "parked" if receipt.parked else "ignored"
+    return "skipped" if all(run.skipped for run in receipt.runs) else "accepted"
 
 
 def _check_method(scope: Scope) -> None:

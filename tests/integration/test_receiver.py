@@ -492,7 +492,7 @@ def test_a_full_queue_is_503(store: str, tmp_path: Path) -> None:
             answers = [await door.post(42, headers=each) for each in headers]
             assert [answer.status_code for answer in answers] == [200, 200, 503]
             assert (answers[2].headers["retry-after"], answers[2].json()["code"]) == ("2", "unavailable")
-            await door.redis.zrem(KEYS.queue("run"), KEYS.job("run", 1))
+            await door.redis.zrem(KEYS.state("run", "pending"), 1)
             assert (await door.post(42, headers=headers[2])).json()["run_id"] == 3
 
     tell(story())
