@@ -24,7 +24,7 @@ from gateway.plans import relatives
 from gateway.publishing import Publishing
 from gateway.runs import MOVES, TERMINAL, Problem, Run, RunRequest, State
 from gateway.service import NO_COSTS, Storage, insist_on_stored
-from gateway.steering import Steering, repeat, repetition
+from gateway.steering import Steering, repeat, repetition, rerun_values
 from gateway.store.catalog import Catalog
 from gateway.store.connection import MISTAKES
 from gateway.store.reading import Page, Reader, RunFilter, StoredEvent
@@ -185,17 +185,24 @@ class Control:
         What ended well and comes not after that step is taken over. Raises NotFound, Conflict or Unavailable.
         """
         workflow = await self.definition_of(run)
-        event = repetition(run, repeat(run, workflow, from_step), await self._origin(run), self._new_event_id())
+        origin = await self._origin(run)
+        event = repetition(run, repeat(run, workflow, from_step), origin, self._new_event_id())
         owner = f"token {token.id if token else None}"
         stored = await self._storage.store(
             msgspec.structs.replace(
                 event,
                 keys=[caller_key(owner, key)] if key else [],
                 body_hash=hash_body(b"rerun %d %s" % (run.id, (from_step or "").encode())),
+                flows=[]
+                if workflow.flow is None
+                else [workflow.flow.decide_inside(rerun_values(run, origin), alone=True)],
                 payment=self._payment(token, workflow),
             )
         )
         insist_on_stored(stored)
+        for _, rival, _ in stored.skipped:
+            message = f"skipped: run {rival} of this workflow and key has not ended"
+            raise Conflict(message)
         return Started(stored.run_ids[0], stored.event_id, run.request.workflow_id, stored.outcome == "known")
 
     async def _origin(self, run: Run) -> StoredEvent | None:

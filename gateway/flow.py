@@ -147,6 +147,11 @@ class FlowControl:
         rules: dict[str, Any] = {name: self._rule(name, rule, values) for name, rule in self._rules.items()}
         return Flow(**rules, priority=self._decide_priority(values))
 
+    def decide_inside(self, values: Mapping[str, Any], *, alone: bool = False) -> Flow:
+        """As `decide`, for what the gateway starts itself: no rate turns that away. `alone`: it joins no other run."""
+        flow = msgspec.structs.replace(self.decide(values), rate_limit=None)
+        return msgspec.structs.replace(flow, debounce=None, batch=None) if alone else flow
+
     def _rule(self, name: str, rule: Struct, values: Mapping[str, Any]) -> Rule:
         expression = self._keys.get(name)
         key = None if expression is None else _evaluate(expression, f"{name}.key", values)

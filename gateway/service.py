@@ -246,7 +246,7 @@ class Service:
             keys=keys,
             head=head,
             requests=requests,
-            flows=flows,
+            flows=flows if requests else [],
             payment=self._payment(app, requests),
         )
 

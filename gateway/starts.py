@@ -17,6 +17,7 @@ from gateway.chains import LiveListener
 from gateway.errors import Unprocessable
 from gateway.events import Acceptable, Decision, Head, Verdict, event_values, hash_body
 from gateway.expressions import Failure
+from gateway.flow import Flow, flow_values
 from gateway.runs import Run, RunRequest, describe
 from gateway.schedules import LiveSchedule
 from gateway.templates import Template
@@ -40,8 +41,8 @@ def start_tick(published: Published, workflow: Workflow, schedule: LiveSchedule,
     given = _render(workflow, schedule.input, values)
     if isinstance(given, str):
         return _event(event_id, SCHEDULE, told, Decision(outcome="refused", scheme=SCHEDULE, reason=given))
-    request = _request(published, event_id, SCHEDULE, given[0])
-    return _event(event_id, SCHEDULE, told, Decision(outcome="accepted", scheme=SCHEDULE), request)
+    request = _request(published, event_id, SCHEDULE, given.input)
+    return _event(event_id, SCHEDULE, told, Decision(outcome="accepted", scheme=SCHEDULE), request, given.flow)
 
 
 def start_chained(
@@ -67,9 +68,10 @@ def start_chained(
     given = _render(workflow, listener.input, values)
     if isinstance(given, str):
         return _event(event_id, kind, told, Decision(outcome="refused", scheme=CHAIN, reason=given, triggers=triggers))
-    request = _request(published, event_id, f"on {listener.workflow}", given[0])
+    request = _request(published, event_id, f"on {listener.workflow}", given.input)
     request = msgspec.structs.replace(request, root=root, depth=depth)
-    return _event(event_id, kind, told, Decision(outcome="accepted", scheme=CHAIN, triggers=triggers), request)
+    decision = Decision(outcome="accepted", scheme=CHAIN, triggers=triggers)
+    return _event(event_id, kind, told, decision, request, given.flow)
 
 
 def told_of(run: Run) -> dict[str, Any]:
@@ -104,16 +106,25 @@ def _run_values(run: Run) -> dict[str, Any]:
     }
 
 
-def _render(workflow: Workflow, template: Template, values: dict[str, Any]) -> str | tuple[Any]:
-    """The input, in a tuple; or why there is none that the workflow takes."""
+class _Given(msgspec.Struct, frozen=True):
+    """What a run gets, and what controls its flow."""
+
+    input: Any
+    flow: Flow | None
+
+
+def _render(workflow: Workflow, template: Template, values: dict[str, Any]) -> str | _Given:
+    """What the run gets; or why there is nothing that the workflow takes."""
     given = template.render(values)
     if isinstance(given, Failure):
         return f"the input can't be made: `{given.expression}`: {given.message}"
     try:
         check_input(workflow, given)
+        asked = flow_values(given, None, None, {"id": None, "name": None}, values["event"])
+        flow = None if workflow.flow is None else workflow.flow.decide_inside(asked)
     except Unprocessable as error:
         return f"the workflow refuses the input: {error.message}"
-    return (given,)
+    return _Given(given, flow)
 
 
 def _request(published: Published, event_id: str, trigger: str, given: Any) -> RunRequest:
@@ -128,10 +139,21 @@ def _request(published: Published, event_id: str, trigger: str, given: Any) -> R
     )
 
 
-def _event(event_id: str, kind: str, told: dict[str, Any], decision: Decision, *requests: RunRequest) -> Acceptable:
+def _event(
+    event_id: str,
+    kind: str,
+    told: dict[str, Any],
+    decision: Decision,
+    request: RunRequest | None = None,
+    flow: Flow | None = None,
+) -> Acceptable:
     body = msgspec.json.encode(told)
     head = Head(type=kind, decision=decision)
-    return Acceptable(id=event_id, body=body, body_hash=hash_body(body), keys=[], head=head, requests=list(requests))
+    requests = [] if request is None else [request]
+    flows: list[Flow | None] = [] if flow is None else [flow]
+    return Acceptable(
+        id=event_id, body=body, body_hash=hash_body(body), keys=[], head=head, requests=requests, flows=flows
+    )
 
 
 def _id_of(at: int, *parts: str) -> str:

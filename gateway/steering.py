@@ -8,7 +8,8 @@ from typing import Any, Literal
 import msgspec
 
 from gateway.errors import Conflict, NotFound, Unprocessable
-from gateway.events import Acceptable, Decision, Head, hash_body
+from gateway.events import Acceptable, Decision, Head, body_of, event_values, hash_body
+from gateway.flow import flow_values
 from gateway.plans import RESUME
 from gateway.runs import MOVES, SETTLED, TERMINAL, Run, Signal, StepRecord, StepState, step_of
 from gateway.store.reading import Reader, StoredEvent
@@ -137,3 +138,13 @@ def repetition(run: Run, inherited: Mapping[str, StepRecord], origin: StoredEven
         head = msgspec.structs.replace(origin.head, decision=decision)
     body = b"" if origin is None else origin.body
     return Acceptable(id=event_id, body=body, body_hash=hash_body(body), keys=[], head=head, requests=[request])
+
+
+def rerun_values(run: Run, origin: StoredEvent | None) -> dict[str, Any]:
+    """What the keys of flow control read of a repetition: what they read of the run it repeats."""
+    event = None
+    if origin is not None:
+        head = origin.head
+        event = event_values(origin.id, head.type, head.delivery_id, head.headers, body_of(head, origin.body))
+    request = run.request
+    return flow_values(request.input, request.task, request.metadata, {"id": request.app_id, "name": None}, event)

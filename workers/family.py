@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from typing import Protocol
 
 import msgspec
+from msgspec import structs
 
-from gateway.errors import NotFound, Unprocessable
+from gateway.errors import Conflict, NotFound, Unprocessable
 from gateway.events import Acceptable, Decision, Head, hash_body
+from gateway.flow import Flow, flow_values
 from gateway.runs import Parent, Run, RunRequest
 from gateway.service import Storage, insist_on_stored
 from gateway.starts import root_of, too_deep
@@ -41,13 +43,17 @@ class Family:
     async def start(self, parent: Run, unit_id: str, attempt: int, child: Child) -> int:
         """The id of the run this attempt starts; asked again, the same. Raises NotFound, Unprocessable or Unavailable."""
         published = await self._find(str(child.name))
-        check_input(await self._library.definition(published.digest), child.input)
+        workflow = await self._library.definition(published.digest)
+        check_input(workflow, child.input)
         depth = parent.request.depth + 1
         if depth > self._max_depth:
             raise Unprocessable(too_deep(depth, self._max_depth, root_of(parent.request)))
         event = _event(parent, unit_id, attempt, child, published)
-        stored = await self._storage.store(event)
+        stored = await self._storage.store(structs.replace(event, flows=_flows(workflow, child, parent)))
         insist_on_stored(stored)
+        for _, rival, _ in stored.skipped:
+            message = f"skipped: run {rival} of this workflow and key has not ended"
+            raise Conflict(message)
         return stored.run_ids[0]
 
     async def read(self, run_id: int) -> Run:
@@ -62,6 +68,14 @@ class Family:
             message = f"there is no workflow {name!r}"
             raise NotFound(message)
         return found
+
+
+def _flows(workflow: Workflow, child: Child, parent: Run) -> list[Flow | None]:
+    if workflow.flow is None:
+        return []
+    asked = flow_values(child.input, None, parent.request.metadata, {"id": parent.request.app_id, "name": None})
+    # A run that a step waits for is its own: one that it joined would tell another step of its end.
+    return [workflow.flow.decide_inside(asked, alone=child.wait)]
 
 
 def _event(parent: Run, unit_id: str, attempt: int, child: Child, published: Published) -> Acceptable:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from gateway.control import Control
+from gateway.control import Control, Order
 from gateway.errors import Conflict, NotFound, Unprocessable
 from gateway.runs import Run
 from gateway.store.catalog import Catalog
@@ -514,3 +514,37 @@ def test_a_wish_to_cancel_ends_a_run_that_works(store: str, tmp_path: Path) -> N
         await until(lambda: "slow stopped" in Stage.calls)
 
     play(store, tmp_path, story, flow(python("slow", "pass_gate")), lease=30)
+
+
+# ---- flow control of what runs start themselves
+
+
+def test_a_newer_run_takes_the_place_of_one_that_works(store: str, tmp_path: Path) -> None:
+    """`cancel_running`: the run at work ends as cancelled, its step stops, and the newer one begins after that."""
+
+    async def story(made: Room) -> None:
+        order = Order(workflow="w", input={"key": "k"})
+        first = await made.control.start(order, None, b"1")
+        await until(lambda: "slow begun" in Stage.calls)
+        second = await made.control.start(order, None, b"2")
+        run = await made.ended(first.run_id)
+        assert (run.state, run.error and run.error.type) == ("cancelled", "Cancelled")
+        await until(lambda: Stage.calls == ["slow begun", "slow stopped", "slow begun"])
+        Stage.gates["slow"].set()
+        assert (await made.ended(second.run_id)).state == "completed"
+
+    gate = {"key": "input.key", "limit": 1, "on_conflict": "cancel_running"}
+    play(store, tmp_path, story, flow(python("slow", "pass_gate"), concurrency=gate), lease=30)
+
+
+def test_runs_that_steps_start_keep_to_the_limit(store: str, tmp_path: Path) -> None:
+    """Ten items start ten runs of a workflow that allows two at once: never more, and all end."""
+
+    async def story(made: Room) -> None:
+        run = await made.ended(await made.begin("parent"))
+        assert [each["status"] for each in run.output] == ["completed"] * 10
+        assert Stage.most == 2
+
+    each = {"id": "call", "foreach": list(range(10)), "workflow": {"name": "child", "input": {"n": "${item}"}}}
+    child = flow(python("a", "count"), name="child", concurrency={"limit": 2})
+    play(store, tmp_path, story, flow(each, name="parent"), child)
