@@ -230,6 +230,11 @@ class Child:
     def _kill_group(self) -> None:
         with contextlib.suppress(OSError, KeyError):
             os.killpg(self._words["pid"], signal.SIGKILL)
+        # A program may be quicker to kill its guard than that was to say which it is; the session is the guard's.
+        for pid in guard.members(self._guard.pid):
+            if pid != self._guard.pid:
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
 
     def _remove(self) -> None:
         if self._made:

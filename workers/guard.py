@@ -87,12 +87,28 @@ def descendants(root: int) -> list[int]:
     return found
 
 
+def members(session: int) -> list[int]:
+    """The processes of a session, by /proc; none where there is no /proc."""
+    with contextlib.suppress(OSError):
+        return [int(name) for name in os.listdir("/proc") if name.isdigit() and session_of(name) == session]
+    return []
+
+
 def parent_of(pid: str) -> int:
     """Its parent's id, 0 when it has gone."""
+    return _stat(pid, 1)
+
+
+def session_of(pid: str) -> int:
+    """Its session's id, 0 when it has gone."""
+    return _stat(pid, 3)
+
+
+def _stat(pid: str, place: int) -> int:
     try:
         with open(f"/proc/{pid}/stat", "rb") as stat:
             # The name in parentheses may hold anything, parentheses too.
-            return int(stat.read().rpartition(b")")[2].split()[1])
+            return int(stat.read().rpartition(b")")[2].split()[place])
     except (OSError, IndexError, ValueError):
         return 0
 

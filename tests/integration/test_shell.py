@@ -321,6 +321,18 @@ def test_a_guard_that_is_killed_is_told_as_such(pids: Path) -> None:
     assert alive(pids) == []
 
 
+def test_a_guard_that_is_killed_at_once_takes_its_program_along(
+    pids: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program may kill its guard before that has said which it is: it is found by its session, and ended."""
+    silent = tmp_path / "guard.py"
+    silent.write_text(Path(children.guard.__file__).read_text().replace('tell(control, "pid", command.pid)', "pass"))
+    monkeypatch.setattr(children.guard, "__file__", str(silent))
+    failure = refused(["sh", "-c", f"echo $$ > {pids}/main; kill -9 $PPID; exec sleep 1000"])
+    assert failure.kind == "Killed"
+    assert alive(pids) == []
+
+
 def test_memory_can_be_bounded() -> None:
     """A program that takes more than GATEWAY_CHILD_MEMORY is refused it, and only that step fails."""
     script = "x = b'x' * 400_000_000"
