@@ -8,6 +8,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from gateway.credits import Allowance
 from gateway.documents import NewToken, TokenDocument, describe_new_token, describe_token
 from gateway.errors import Unprocessable
 from gateway.tokens import SCOPES, Token, read_grant
@@ -17,14 +18,25 @@ DAY = 86_400
 GRANTS = rf"^(admin|({'|'.join(SCOPES[:-1])})(@(workflow|app):[^\n\r]+)?)$"
 
 
+class Credits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How many credits a token may use; with `every` (`3d`, `12h`, ..) it gets as many anew each such period."""
+
+    amount: Annotated[float, Meta(ge=0, le=2**53 - 1, multiple_of=1)]
+    every: Annotated[str, Meta(pattern="^[1-9][0-9]{0,2}(d|h|m|s)$")] | None = None
+
+
 class TokenBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A token to make: what it is for, what it may do, after how many days it ends (none: never)."""
+    """A token to make: what it is for, what it may do, after how many days it ends (none: never).
+
+    Without `credits` it may use any number of them.
+    """
 
     name: Annotated[str, Meta(min_length=1, max_length=200)]
     scopes: Annotated[
         list[Annotated[str, Meta(pattern=GRANTS, max_length=300)]], Meta(min_length=1, max_length=100)
     ] = msgspec.field(default_factory=lambda: ["runs:start", "runs:read"])
     days: Annotated[float, Meta(gt=0, le=36_500)] | None = None
+    credits: Credits | None = None
 
 
 class TokenPage(msgspec.Struct, frozen=True):
@@ -48,7 +60,8 @@ async def make_token(call: Call) -> Answer:
         message = f"scopes: there is no scope {unknown[0]!r}; scopes are {', '.join(SCOPES)}"
         raise Unprocessable(message)
     seconds = None if wanted.days is None else wanted.days * DAY
-    text, token = await call.management.add_token(wanted.name, wanted.scopes, seconds)
+    allowance = None if wanted.credits is None else Allowance(int(wanted.credits.amount), wanted.credits.every)
+    text, token = await call.management.add_token(wanted.name, wanted.scopes, seconds, allowance)
     return 201, describe_new_token(token, text, time.time())
 
 

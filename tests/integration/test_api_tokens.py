@@ -134,3 +134,25 @@ def test_a_balance_is_shown_with_its_refill(store: str, tmp_path: Path) -> None:
             assert (await token_called(api, "admin"))["credits"] is None
 
     tell(story())
+
+
+def test_a_token_with_credits_is_made_over_the_api(store: str, tmp_path: Path) -> None:
+    """It may use so many, and no more; what can't be understood is a 422 that names the field."""
+
+    async def story() -> None:
+        async with serving(store, tmp_path, worker=False) as api:
+            wanted = {"name": "poor", "scopes": ["runs:start"], "credits": {"amount": 1, "every": "3d"}}
+            made = await api.post("/api/v1/tokens", wanted)
+            assert made.status_code == 201, made.text
+            assert (await token_called(api, "poor"))["credits"]["amount"] == 1
+            # `slow` has a python step, which costs one credit.
+            statuses = [
+                (await api.post("/api/v1/runs", {"workflow": "slow"}, token=made.json()["token"])).status_code
+                for _ in range(2)
+            ]
+            assert statuses == [201, 402]
+            for wrong in ({"credits": 1}, {"credits": {"amount": 1, "every": "soon"}}, {"credits": {"amount": -1}}):
+                answer = await api.post("/api/v1/tokens", {"name": "x", **wrong})
+                assert answer.status_code == 422, answer.text
+
+    tell(story())
