@@ -434,6 +434,15 @@ class Machine:
 
         return until(look, f"run {run_id} to end", seconds)
 
+    def wait_set_aside(self, run_id: int) -> None:
+        """Until a step of the run waits for a person to say what became of it."""
+
+        def asks() -> bool:
+            run = self.json("run", "show", str(run_id))
+            return run["status"] == "waiting" and "resume" in [step["waits_for"] for step in run["steps"]]
+
+        until(asks, f"run {run_id} to be set aside")
+
     def is_leased(self, run_id: int) -> bool:
         """Whether a worker holds the run now."""
         with redis.Redis.from_url(self.store_url) as store:

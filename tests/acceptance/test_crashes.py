@@ -101,11 +101,7 @@ def test_a_poison_run_is_set_aside_and_the_others_complete(up: MakeMachine) -> N
     poison = machine.start_run(order("poison", 17))
     good += [machine.start_run(order(f"good-{number}", seconds=0.02)) for number in range(5, 10)]
 
-    def asks() -> bool:
-        run = machine.json("run", "show", str(poison))
-        return run["status"] == "waiting" and [step["waits_for"] for step in run["steps"]] == ["resume"]
-
-    until(asks, "the run to be set aside")
+    machine.wait_set_aside(poison)
     assert len(machine.effects(key="poison")) == 4
     assert {machine.wait_run(run_id).state for run_id in good} == {"completed"}
 
