@@ -13,7 +13,7 @@ from gateway.flow import flow_values
 from gateway.plans import RESUME
 from gateway.runs import MOVES, SETTLED, TERMINAL, Run, Signal, StepRecord, StepState, step_of
 from gateway.store.reading import Reader, StoredEvent
-from gateway.store.records import STEP, Records, Write
+from gateway.store.records import SIGNAL, STEP, Records, Write
 from gateway.waits import APPROVAL
 from gateway.workflows import Workflow, upstream
 
@@ -70,11 +70,13 @@ class Steering:
         """Do the failed steps of an ended run again, in the same run. Raises NotFound or Conflict."""
         run = await self._reader.run(run_id)
         failed = failed_steps(run)
+        # A word that ended one of them is not taken for an answer once more.
+        words = [f"{SIGNAL}{record.answered}" for name in failed if (record := run.steps[name]).answered is not None]
         write = Write(
             id=str(run_id),
             fence=None,
             fields={"attempt": run.attempt + 1, "lost": 0},
-            drops=(*ENDING_FIELDS, *(STEP + name for name in failed)),
+            drops=(*ENDING_FIELDS, *(STEP + name for name in failed), *words),
             move=MOVES["retry"],
             delay_ms=0,
         )
@@ -103,8 +105,15 @@ class Steering:
 
 
 def failed_steps(run: Run) -> list[str]:
-    """The records that a retry forgets: what failed or was cancelled, and the steps whose items did."""
-    forgotten = {name for name, each in run.steps.items() if each.state in (StepState.FAILED, StepState.CANCELLED)}
+    """The records that a retry forgets: what failed, or waited for a run that ended with this one, and the steps whose
+    items did.
+    """
+    forgotten = {
+        name
+        for name, each in run.steps.items()
+        if each.state in (StepState.FAILED, StepState.CANCELLED)
+        or (each.state == StepState.WAITING and each.child is not None)
+    }
     return sorted(forgotten | {step_of(name) for name in forgotten if step_of(name) in run.steps and "@" not in name})
 
 
@@ -120,8 +129,9 @@ def repeat(run: Run, workflow: Workflow, from_step: str | None) -> Mapping[str, 
         raise NotFound(message)
     before = upstream(workflow.definition)
     after = {from_step} | {name for name, needs in before.items() if from_step in needs}
+    # The words that ended their waiting were another run's.
     return {
-        name: record
+        name: msgspec.structs.replace(record, answered=None)
         for name, record in run.steps.items()
         if step_of(name) not in after and record.state in SETTLED - {StepState.FAILED, StepState.CANCELLED}
     }

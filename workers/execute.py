@@ -34,6 +34,8 @@ SHORT_WAIT_MS = 250
 """A wait this short keeps its slot; a longer one is parked."""
 FAR_MS = 10 * 365 * 86_400_000
 """When a run is due that only a word from outside can wake."""
+STUBBORN = 10.0
+"""Seconds that a step gets to end when it is cancelled; one that ignores it is left behind."""
 log = structlog.get_logger()
 
 
@@ -144,9 +146,15 @@ class Execution:
                 if (ending := await self._advance(plan)) is not None:
                     return ending
         finally:
-            for task in (*self._running.values(), self._poke):
-                if task is not None:
-                    task.cancel()
+            await self._stop_steps()
+
+    async def _stop_steps(self) -> None:
+        """Cancel what still runs, and wait until it has ended, a program say, before anybody takes the run up again."""
+        left = {task for task in (*self._running.values(), self._poke) if task is not None}
+        for task in left:
+            task.cancel()
+        if left:
+            await asyncio.wait(left, timeout=STUBBORN)
 
     async def fail(self, problem: Problem) -> Ending:
         """End the run as failed."""

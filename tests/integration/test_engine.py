@@ -548,3 +548,60 @@ def test_runs_that_steps_start_keep_to_the_limit(store: str, tmp_path: Path) -> 
     each = {"id": "call", "foreach": list(range(10)), "workflow": {"name": "child", "input": {"n": "${item}"}}}
     child = flow(python("a", "count"), name="child", concurrency={"limit": 2})
     play(store, tmp_path, story, flow(each, name="parent"), child)
+
+
+def test_a_rejected_approval_is_asked_again_by_a_retry(store: str, tmp_path: Path) -> None:
+    """The word that rejected the first attempt is not taken for an answer to the second; a rerun asks anew as well."""
+
+    async def story(made: Room) -> None:
+        run_id = await made.begin()
+        await made.until_state(run_id, "waiting")
+        await made.steering.decide(run_id, "a", "reject", None, "Ada")
+        assert (await made.ended(run_id)).state == "failed"
+        await made.steering.retry(run_id)
+        await made.until_state(run_id, "waiting")
+        await made.steering.decide(run_id, "a", "approve", None, "Ada")
+        run = await made.ended(run_id)
+        assert (run.state, run.output["approved"]) == ("completed", True)
+
+    play(store, tmp_path, story, flow({"id": "a", "approval": {}}))
+
+
+def test_a_rerun_hears_its_own_signals(store: str, tmp_path: Path) -> None:
+    """What a rerun takes over was ended by another run's words: its own first word is not one of them."""
+
+    async def story(made: Room) -> None:
+        run_id = await made.begin()
+        for _ in range(2):
+            await made.steering.signal(run_id, "go", None, "Ada")
+        first = await made.ended(run_id)
+        again = (await made.control.rerun(first, "b", None)).run_id
+        await made.until_state(again, "waiting")
+        await made.steering.signal(again, "go", 7, "Ada")
+        assert (await made.ended(again)).output["body"] == 7
+
+    steps = [{"id": "a", "wait": {"signal": "go"}}, {"id": "b", "needs": ["a"], "wait": {"signal": "go"}}]
+    play(store, tmp_path, story, flow(*steps))
+
+
+def test_a_retry_starts_the_runs_anew_that_ended_with_it(store: str, tmp_path: Path) -> None:
+    """A step that waited for a run when its own run failed starts another one when that is retried."""
+
+    async def story(made: Room) -> None:
+        run_id = await made.begin("parent")
+        first = await until(lambda: _child_of(made, run_id))
+        Stage.gates.setdefault("fails", asyncio.Event()).set()
+        assert (await made.ended(run_id)).state == "failed"
+        assert (await made.ended(first)).state == "cancelled"
+        Stage.gates.setdefault("slow", asyncio.Event()).set()
+        await made.steering.retry(run_id)
+        assert (await made.ended(run_id)).state == "completed"
+
+    call = {"id": "call", "workflow": {"name": "child"}}
+    steps = [call, python("gate", "pass_gate") | {"with": "fails"}, python("once", "fail_once", "gate")]
+    play(store, tmp_path, story, flow(*steps, name="parent"), flow(python("slow", "pass_gate"), name="child"))
+
+
+async def _child_of(made: Room, run_id: int) -> int | None:
+    step = (await made.run(run_id)).steps.get("call")
+    return None if step is None else step.child
