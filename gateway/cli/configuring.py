@@ -95,8 +95,22 @@ def apply(file: File = None, json: Json = False) -> None:
     async def work(shard: Shard) -> Any:
         return await shard.catalog.apply(configuration, int(time.time() * 1000))
 
-    changes = with_store(work)
-    for warning in warn_of_loops(configuration):
+    _show_changes(with_store(work), warn_of_loops(configuration), json)
+
+
+def plan(file: File = None, json: Json = False) -> None:
+    """Say what `apply` would add, change and remove, and change nothing."""
+    from gateway.configuration import read_configuration, warn_of_loops
+
+    _, text, settings = _read(file)
+    with plainly():
+        configuration = read_configuration(text, settings.python_modules)
+    changes = with_store(lambda shard: shard.catalog.preview(configuration))
+    _show_changes(changes, warn_of_loops(configuration), json)
+
+
+def _show_changes(changes: Any, warnings: list[str], json: bool) -> None:
+    for warning in warnings:
         sys.stderr.write(f"warning: {warning}\n")
     if json:
         print_json({"added": changes.added, "changed": changes.changed, "removed": changes.removed})

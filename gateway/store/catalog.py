@@ -94,15 +94,21 @@ class Catalog:
 
         What the file doesn't manage stays; a name clash is a Conflict.
         """
+        return await self._change(lambda pipe, now: self._apply(pipe, now, configuration, at))
 
-        async def write(pipe: Pipeline, now: Contents) -> Changes:
-            workflows = await self._apply_workflows(pipe, now, configuration, at)
-            apps = self._apply_apps(pipe, now, configuration.apps)
-            return Changes(
-                workflows.added + apps.added, workflows.changed + apps.changed, workflows.removed + apps.removed
-            )
+    async def preview(self, configuration: Configuration) -> Changes:
+        """What `apply` would change now. Raises Conflict where that would."""
+        now = await self.read()
+        async with self._redis.pipeline(transaction=True) as pipe:
+            # Gathered as ever, and never sent.
+            changes = await self._apply(pipe, now, configuration, 0)
+            await pipe.reset()
+        return changes
 
-        return await self._change(write)
+    async def _apply(self, pipe: Pipeline, now: Contents, configuration: Configuration, at: int) -> Changes:
+        workflows = await self._apply_workflows(pipe, now, configuration, at)
+        apps = self._apply_apps(pipe, now, configuration.apps)
+        return Changes(workflows.added + apps.added, workflows.changed + apps.changed, workflows.removed + apps.removed)
 
     async def publish(self, drafts: Sequence[Draft], managed_by: str = "api", at: int = 0) -> list[Publication]:
         """Publish workflows, all or none: each a new version where it differs from the last; `at` is in milliseconds.

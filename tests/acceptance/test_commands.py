@@ -52,7 +52,21 @@ def test_help_comes_at_once(idle: Machine) -> None:
     best = min(_seconds_of([str(Path(sys.executable).with_name("gateway")), "--help"]) for _ in range(3))
     text = idle.run("--help").stdout
     assert best < 0.3
-    for command in ("demo", "up", "serve", "worker", "init", "check", "apply", "app", "token", "run", "send", "verify"):
+    for command in (
+        "demo",
+        "up",
+        "serve",
+        "worker",
+        "init",
+        "check",
+        "plan",
+        "apply",
+        "app",
+        "token",
+        "run",
+        "send",
+        "verify",
+    ):
         assert f" {command} " in text
 
 
@@ -145,7 +159,7 @@ def test_check_names_line_column_and_field(idle: Machine, tmp_path: Path) -> Non
     assert json.loads(well.stdout)["valid"] is True
 
 
-@pytest.mark.parametrize("command", ["check", "apply", "up"])
+@pytest.mark.parametrize("command", ["check", "plan", "apply", "up"])
 def test_yaml_that_cannot_be_read_is_placed(idle: Machine, tmp_path: Path, command: str) -> None:
     """A file that is no YAML stops each command with 1 and the line and column."""
     broken = tmp_path / "broken.yaml"
@@ -315,7 +329,10 @@ def test_what_the_file_manages_is_not_changed_by_command(calm: Machine, tmp_path
 
 def test_commands_work_while_nothing_runs(idle: Machine) -> None:
     """Without a gateway running, the commands open the data folder themselves, and leave it closed."""
-    assert idle.json("apply")["added"]
+    planned = idle.json("plan")
+    assert idle.json("plan") == planned
+    assert idle.json("apply") == planned
+    assert planned["added"]
     assert idle.json("apply") == {"added": [], "changed": [], "removed": []}
     assert {app["name"] for app in idle.json("app", "list")} == {"ci", "github"}
     assert idle.json("run", "list") == []
