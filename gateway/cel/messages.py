@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from gateway.cel.scopes import FUNCTIONS, NAMESPACES, Scope
 from gateway.cel.trees import Path
-from gateway.cel.values import UnfitError
+from gateway.cel.values import TOO_DEEP, UnfitError
 
 
 class Mistake(Struct, frozen=True):
@@ -155,7 +155,7 @@ def explain_exception(error: Exception) -> str:
     if isinstance(error, UnicodeError):
         return "the data holds text that is not Unicode (half of a surrogate pair)"
     if isinstance(error, RecursionError):
-        return "the data is nested too deeply"
+        return TOO_DEEP
     if isinstance(error, TypeError | SystemError) and "return value" in str(error):
         return _EMPTY_HANDED
     return explain_failure(str(error)) if str(error) else type(error).__name__

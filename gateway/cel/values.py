@@ -11,8 +11,11 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from gateway.nesting import MOST_LEVELS, is_too_deep
+
 MAX_LOOP_ITEMS = 2500  # of one list or map, where the time grows with its square; about 0.2 s
-MAX_DATA_DEPTH = 200  # the engine's stack bears about 3000 with 8 MB, and a thread may have much less
+MAX_DATA_DEPTH = MOST_LEVELS  # the engine's stack bears about 3000 with 8 MB, and a thread may have much less
+TOO_DEEP = f"the data is nested more than {MAX_DATA_DEPTH} levels deep"
 MAX_RESULT = 200_000  # values in one computed result; 100 characters of text count as one more
 
 Wanted: TypeAlias = "dict[str, Wanted | None]"
@@ -66,7 +69,7 @@ def _check_shape(data: dict[str, object], is_limited: bool) -> None:
         items = (item for group in level for item in (group.values() if isinstance(group, dict) else group))
         level = [item for item in items if isinstance(item, dict | list)]
     if level:
-        raise UnfitError(f"the data is nested more than {MAX_DATA_DEPTH} levels deep")
+        raise UnfitError(TOO_DEEP)
 
 
 def has(value: object, key: str | int) -> bool:
@@ -79,8 +82,8 @@ def check_plain(value: object) -> None:
     """Refuse what could not be written as JSON again, by writing it."""
     if isinstance(value, float) and not math.isfinite(value):
         raise UnfitError("the result is not a finite number")
-    if not isinstance(value, str) or not value.isascii():
-        encode(value)
+    if (not isinstance(value, str) or not value.isascii()) and is_too_deep(encode(value)):
+        raise UnfitError(TOO_DEEP)
 
 
 class Room:

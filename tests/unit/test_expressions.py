@@ -244,7 +244,7 @@ def test_an_absent_name_matters_only_where_it_is_needed() -> None:
         ("1\0", "the data holds text with a NUL character, which can't be compared safely"),
         ({"a\0": 1}, "the data holds text with a NUL character, which can't be compared safely"),
         (nest(201), "the data is nested more than 200 levels deep"),
-        (nest(1000), "the data is nested too deeply"),
+        (nest(1000), "the data is nested more than 200 levels deep"),
         (math.nan, "the result is nan, which is not a finite number"),
     ],
     ids=lambda value: None if isinstance(value, str) and "the " in value else "",
@@ -259,7 +259,7 @@ def test_data_the_engine_cannot_bear_is_a_failure(value: object, message: str) -
     [
         ("a\ud800", "the data holds text that is not Unicode (half of a surrogate pair)"),
         ([{"a": "\ud800"}], "the data holds text that is not Unicode (half of a surrogate pair)"),
-        (nest(1000), "the data is nested too deeply"),
+        (nest(1000), "the data is nested more than 200 levels deep"),
         (math.inf, "the result is not a finite number"),
         (10**4500, "the data holds a number of thousands of digits"),
     ],
