@@ -9,7 +9,7 @@ import msgspec
 
 from gateway import waits
 from gateway.expressions import Failure
-from gateway.runs import SETTLED, Problem, Run, Signal, StepRecord, StepState
+from gateway.runs import SETTLED, Problem, Run, Signal, StepRecord, StepState, asked_about, step_of
 from gateway.waits import Approval, Wait
 from gateway.workflows import MOST_ITEMS, PAUSES, CompiledStep, Workflow
 
@@ -330,8 +330,8 @@ def _item(step: CompiledStep, index: int) -> Unit:
 
 def _source_of(unit: Unit, step: CompiledStep, workflow: Workflow) -> CompiledStep:
     """The `foreach` step whose item a unit is about; a probe's is that of the step it was asked about."""
-    asked_about = unit.id.partition("@")[2].partition("[")[0]
-    return workflow.steps[asked_about] if asked_about else step
+    about = asked_about(unit.id)
+    return workflow.steps[step_of(about)] if about else step
 
 
 def _open(items: list[Any] | Problem, now: int) -> StepRecord:
@@ -378,12 +378,12 @@ def _resumed(record: StepRecord, word: Signal, now: int) -> StepRecord:
         )
     if decision == "fail":
         return msgspec.structs.replace(_unknown_failure(record, now), answered=word.seq)
-    # Due at once, as the attempt it was.
+    # Due at once, as the attempt it was; one that reads its child again goes on as what it is anyway (`begun`).
     return msgspec.structs.replace(
         record,
         state=StepState.WAITING,
         due_at=now,
-        attempt=max(record.attempt - 1, 0),
+        attempt=max(record.attempt - 1, 0) if record.child is None else record.attempt,
         answered=word.seq,
         error=None,
         waits_for=None,

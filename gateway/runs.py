@@ -334,6 +334,11 @@ def step_of(unit: str) -> str:
     return unit.partition("@")[0].partition("[")[0]
 
 
+def asked_about(unit: str) -> str:
+    """The id of the record that a probe's record is about: `OTHER` of `ID@OTHER#1`; empty for what is no probe's."""
+    return unit.partition("@")[2].rpartition("#")[0]
+
+
 def elapsed(start: int | None, end: int | None) -> int | None:
     """The milliseconds from one time to another; None while there is no end."""
     return None if start is None or end is None else end - start

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -11,7 +11,7 @@ from gateway.errors import Conflict, NotFound, Unprocessable
 from gateway.events import Acceptable, Decision, Head, body_of, event_values, hash_body
 from gateway.flow import flow_values
 from gateway.plans import RESUME
-from gateway.runs import MOVES, SETTLED, TERMINAL, Run, Signal, StepRecord, StepState, step_of
+from gateway.runs import MOVES, SETTLED, TERMINAL, Run, Signal, State, StepRecord, StepState, asked_about, step_of
 from gateway.store.reading import Reader, StoredEvent
 from gateway.store.records import SIGNAL, STEP, Records, Write
 from gateway.waits import APPROVAL
@@ -20,6 +20,8 @@ from gateway.workflows import Workflow, upstream
 Choice = Literal["approve", "reject"]
 Verdict = Literal["retry", "complete", "skip", "fail"]
 ENDING_FIELDS = ("ended_at", "output", "error", "cancel_wish")
+FRUITLESS = (State.FAILED, State.CANCELLED, None)
+"""Where a run that a step waited for is, when a retry has to start another. A run that is open may end well yet."""
 
 
 class Steering:
@@ -31,8 +33,7 @@ class Steering:
 
     async def signal(self, run_id: int, name: str, body: Any, by: str) -> Run:
         """Give a run a signal, for the next wait of that name, begun already or not. Raises NotFound or Conflict."""
-        await self._say(run_id, Signal(name=name, body=body, by=by))
-        return await self._reader.run(run_id)
+        return await self._say(run_id, Signal(name=name, body=body, by=by))
 
     async def decide(self, run_id: int, step_id: str, decision: Choice, comment: str | None, by: str) -> Run:
         """Approve or reject what a step asks. The first word counts. Raises NotFound or Conflict."""
@@ -44,8 +45,7 @@ class Steering:
         name = APPROVAL + step_id
         body = {"decision": decision, "comment": comment}
         # An attempt of the run asks anew, and so takes a new word.
-        await self._say(run_id, Signal(name=name, body=body, by=by), once=f"{run.attempt} {name}")
-        return run
+        return await self._say(run_id, Signal(name=name, body=body, by=by), once=f"{run.attempt} {name}")
 
     async def resume(self, run_id: int, step_id: str | None, verdict: Verdict, output: Any, by: str) -> Run:
         """Say what became of the step that is unknown, or of the only one. Raises NotFound, Conflict or Unprocessable."""
@@ -63,32 +63,39 @@ class Steering:
             raise Conflict(message)
         name = RESUME + chosen
         body = {"decision": verdict, "output": output}
-        await self._say(run_id, Signal(name=name, body=body, by=by), once=f"{run.steps[chosen].unknown} {name}")
-        return run
+        # Each time it becomes unknown, and each attempt of the run, takes a new word.
+        once = f"{run.attempt} {run.steps[chosen].unknown} {name}"
+        return await self._say(run_id, Signal(name=name, body=body, by=by), once=once)
 
     async def retry(self, run_id: int) -> Run:
         """Do the failed steps of an ended run again, in the same run. Raises NotFound or Conflict."""
         run = await self._reader.run(run_id)
-        failed = failed_steps(run)
-        # A word that ended one of them is not taken for an answer once more.
-        words = [f"{SIGNAL}{record.answered}" for name in failed if (record := run.steps[name]).answered is not None]
+        if run.state not in MOVES["retry"].sources:
+            raise _not_retried(run_id, run.state)
+        children = [each.child for each in run.steps.values() if each.state == StepState.WAITING and each.child]
+        states = await self._reader.states(children)
+        forgotten = forgotten_steps(run, {child for child, state in states.items() if state in FRUITLESS})
+        used = (run.steps[name].answered for name in forgotten)
         write = Write(
             id=str(run_id),
             fence=None,
             fields={"attempt": run.attempt + 1, "lost": 0},
-            drops=(*ENDING_FIELDS, *(STEP + name for name in failed), *words),
+            drops=(
+                *ENDING_FIELDS,
+                *(STEP + name for name in forgotten),
+                # Else they would be heard once more: a rejection would reject the next attempt too.
+                *(f"{SIGNAL}{seq}" for seq in used if seq is not None),
+            ),
             move=MOVES["retry"],
             delay_ms=0,
         )
         answer = await self._records.write(write)
-        if answer != "ok" or run.state not in TERMINAL:
-            message = (
-                f"run {run_id} is {run.state if answer == 'ok' else answer}; only a failed or cancelled run is retried"
-            )
-            raise Conflict(message)
+        if answer != "ok":
+            raise _not_retried(run_id, answer)
         return await self._reader.run(run_id)
 
-    async def _say(self, run_id: int, signal: Signal, once: str = "") -> None:
+    async def _say(self, run_id: int, signal: Signal, once: str = "") -> Run:
+        """Give the run the word. The answer is the run after it, which may not have heard it yet."""
         answer, state = await self._records.signal(run_id, signal, once=once)
         if answer == "gone":
             message = f"there is no run {run_id}"
@@ -102,25 +109,34 @@ class Steering:
         if answer == "full":
             message = f"run {run_id} was sent too many signals already"
             raise Conflict(message)
+        return await self._reader.run(run_id)
 
 
-def failed_steps(run: Run) -> list[str]:
-    """The records that a retry forgets: what failed, or waited for a run that ended with this one, and the steps whose
-    items did.
+def _not_retried(run_id: int, state: str) -> Conflict:
+    return Conflict(f"run {run_id} is {state}; only a failed or cancelled run is retried")
+
+
+def forgotten_steps(run: Run, fruitless: Collection[int] = ()) -> list[str]:
+    """The records that a retry forgets.
+
+    What failed, was cancelled, or waits for one of the runs that are `fruitless`; the steps whose items did; and what
+    probes had found out about any of them, for that was about another attempt.
     """
     forgotten = {
         name
         for name, each in run.steps.items()
         if each.state in (StepState.FAILED, StepState.CANCELLED)
-        or (each.state == StepState.WAITING and each.child is not None)
+        or (each.state == StepState.WAITING and each.child in fruitless)
     }
-    return sorted(forgotten | {step_of(name) for name in forgotten if step_of(name) in run.steps and "@" not in name})
+    forgotten |= {step_of(name) for name in forgotten if step_of(name) in run.steps and not asked_about(name)}
+    return sorted(forgotten | {name for name in run.steps if asked_about(name) in forgotten})
 
 
 def repeat(run: Run, workflow: Workflow, from_step: str | None) -> Mapping[str, StepRecord]:
     """The records that a repetition of a run takes over: all that is settled well and comes not after `from_step`.
 
-    Without a step, none. Raises NotFound when the workflow has no such step.
+    Not what probes found out: that was about the other run. Nor the numbers of that run's signals, for the repetition
+    counts its own. Without a step, none. Raises NotFound when the workflow has no such step.
     """
     if from_step is None:
         return {}
@@ -129,11 +145,12 @@ def repeat(run: Run, workflow: Workflow, from_step: str | None) -> Mapping[str, 
         raise NotFound(message)
     before = upstream(workflow.definition)
     after = {from_step} | {name for name, needs in before.items() if from_step in needs}
-    # The words that ended their waiting were another run's.
     return {
         name: msgspec.structs.replace(record, answered=None)
         for name, record in run.steps.items()
-        if step_of(name) not in after and record.state in SETTLED - {StepState.FAILED, StepState.CANCELLED}
+        if step_of(name) not in after
+        and not asked_about(name)
+        and record.state in SETTLED - {StepState.FAILED, StepState.CANCELLED}
     }
 
 

@@ -132,7 +132,7 @@ def _plan_wait(argument: Mapping[str, Any], now: int) -> tuple[int | None, str]:
     if argument["for"] is not None:
         return now + _milliseconds(argument["for"], "for"), "time"
     if argument["until"] is not None:
-        return min(_read_moment(argument["until"]), now + int(LONGEST * 1000)), "time"
+        return min(max(_read_moment(argument["until"]), 0), now + int(LONGEST * 1000)), "time"
     return _deadline(argument, now), f"signal {argument['signal']}"
 
 

@@ -12,7 +12,7 @@ from gateway.credits import Allowance, Balance, read_balance
 from gateway.errors import NotFound
 from gateway.events import Head
 from gateway.flow import Flow
-from gateway.runs import TERMINAL, Run, conversation_of, first_turn
+from gateway.runs import TERMINAL, Run, State, conversation_of, first_turn
 from gateway.store.accepting import read_places
 from gateway.store.batches import Batches
 from gateway.store.connection import Redis
@@ -94,15 +94,23 @@ class Reader:
             raise NotFound(message)
         return read_run(run_id, fields)
 
-    async def ended(self, run_ids: Sequence[int]) -> set[int]:
-        """Those of these runs that are over, or gone."""
+    async def states(self, run_ids: Sequence[int]) -> dict[int, State | None]:
+        """The state of each of these runs; None for those that are gone."""
+        if not run_ids:
+            return {}
         async with self._redis.pipeline(transaction=False) as pipe:
             for run_id in run_ids:
                 pipe.hget(self._keys.run(run_id), "state")
-            states = await pipe.execute()
+            found = await pipe.execute()
         return {
-            run_id for run_id, state in zip(run_ids, states, strict=True) if state is None or state.decode() in TERMINAL
+            run_id: None if state is None else State(state.decode())
+            for run_id, state in zip(run_ids, found, strict=True)
         }
+
+    async def ended(self, run_ids: Sequence[int]) -> set[int]:
+        """Those of these runs that are over, or gone."""
+        states = await self.states(run_ids)
+        return {run_id for run_id, state in states.items() if state is None or state in TERMINAL}
 
     async def locate(self, run: Run) -> Run:
         """A run that has not begun, with how many go before it; any other as it is."""

@@ -48,25 +48,26 @@ class RerunBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 async def send_signal(call: Call) -> Answer:
     """Give a run a signal with any JSON as its body."""
     run = await call.run(int(call.path["run_id"]), START)
-    return 200, await show_whole(
-        call, await call.control.steering.signal(run.id, call.path["name"], call.body, _name(call))
-    )
+    after = await call.control.steering.signal(run.id, call.path["name"], call.body, _name(call))
+    return 200, await show_whole(call, after)
 
 
 async def decide(call: Call) -> Answer:
     """Approve or reject what a step asks for. The first decision counts."""
     run = await call.run(int(call.path["run_id"]), START)
     wanted: ApprovalBody = call.body
-    await call.control.steering.decide(run.id, call.path["step"], wanted.decision, wanted.comment, _name(call))
-    return 200, await show_whole(call, await call.control.run(run.id))
+    steering = call.control.steering
+    after = await steering.decide(run.id, call.path["step"], wanted.decision, wanted.comment, _name(call))
+    return 200, await show_whole(call, after)
 
 
 async def resume_run(call: Call) -> Answer:
     """Decide about a step of which nobody knows whether it happened."""
     run = await call.run(int(call.path["run_id"]), START)
     wanted: ResumeBody = call.body
-    await call.control.steering.resume(run.id, wanted.step, wanted.decision, wanted.output, _name(call))
-    return 200, await show_whole(call, await call.control.run(run.id))
+    steering = call.control.steering
+    after = await steering.resume(run.id, wanted.step, wanted.decision, wanted.output, _name(call))
+    return 200, await show_whole(call, after)
 
 
 async def retry_run(call: Call) -> Answer:

@@ -501,6 +501,46 @@ def test_a_rerun_takes_over_what_came_before_the_step(store: str, tmp_path: Path
     play(store, tmp_path, story, flow(*steps))
 
 
+def test_a_retried_step_that_is_lost_again_asks_again(store: str, tmp_path: Path) -> None:
+    """What was said of the first attempt's unknown step counts for that one only, and does not refuse the next word."""
+
+    async def story() -> None:
+        async with room(store, flow(python("a", "note", on_unknown="ask"))) as made:
+            run_id = await made.begin()
+            await made.lose("gone", a=RUNNING)
+            async with working(settings_for(store, tmp_path)):
+                await made.until_state(run_id, "waiting")
+                await made.steering.resume(run_id, "a", "fail", None, "Ada")
+                await made.ended(run_id)
+            await made.steering.retry(run_id)
+            await made.lose("gone too", a=RUNNING)
+            async with working(settings_for(store, tmp_path)):
+                assert (await made.until_state(run_id, "waiting")).steps["a"].waits_for == "resume"
+                await made.steering.resume(run_id, "a", "complete", 5, "Ada")
+                assert (await made.ended(run_id)).output == 5
+
+    tell(story())
+
+
+def test_a_retry_probes_anew(store: str, tmp_path: Path) -> None:
+    """What a probe found out about an attempt that failed since says nothing about the next one."""
+
+    async def story() -> None:
+        probe = python("look", "note") | {"with": False}
+        async with room(store, flow(python("a", "fail_once", on_unknown={"verify": "look"}), probe)) as made:
+            run_id = await made.begin()
+            await made.lose("gone", a=RUNNING)
+            async with working(settings_for(store, tmp_path)):
+                assert (await made.ended(run_id)).state == "failed"
+            await made.steering.retry(run_id)
+            await made.lose("gone too", a=RUNNING)
+            async with working(settings_for(store, tmp_path)):
+                assert (await made.ended(run_id)).state == "completed"
+            assert Stage.calls == [False, "a", False, "a"]
+
+    tell(story())
+
+
 def test_a_wish_to_cancel_ends_a_run_that_works(store: str, tmp_path: Path) -> None:
     """Who may not wait for a person writes a wish and pokes: the worker ends the run as cancelled, with the reason."""
 

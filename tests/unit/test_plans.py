@@ -254,6 +254,13 @@ def test_a_wait_for_nonsense_fails_its_step(wait: dict[str, str], kind: str) -> 
     assert record.error.type == kind
 
 
+def test_a_wait_until_long_ago_is_over_at_once() -> None:
+    """Also for times that no calendar in UTC has."""
+    for moment in ("0001-01-01T00:00:00+14:00", "1969-12-31T00:00:00Z", 0):
+        flow = workflow(step("a", wait={"until": moment}))
+        assert settled(plan_of(flow, plan_of(flow, {}).settle), "a").state == StepState.COMPLETED
+
+
 def test_a_signal_is_used_once_and_may_come_early() -> None:
     """Two waits for one name take two signals, in order; one that came before the wait is not lost."""
     flow = workflow(step("a", wait={"signal": "go"}), step("b", "a", wait={"signal": "go"}))
@@ -415,6 +422,11 @@ def test_a_probe_finds_out_whether_a_step_has_happened() -> None:
     assert settled(after(output={"happened": True, "output": 5}), "a").output == 5
     assert settled(after(output=True), "a").state == StepState.COMPLETED
     assert [unit.id for unit in after(output=False).start] == ["a"]
+    item = {"a[1]": lost(), "a": StepRecord(state=StepState.RUNNING, items=3)}
+    each = workflow(
+        step("a", foreach="${input.list}", on_unknown={"verify": "look"}), step("look") | {"transform": "${item}"}
+    )
+    assert "look@a[1]#1" in [unit.id for unit in plan_of(each, item).start]
     asking = settled(after(state=StepState.FAILED), "a")
     assert (asking.state, asking.waits_for) == (StepState.UNKNOWN, "resume")
     assert plan_of(flow, {"a": asking, "look@a#1": FAILED}) == Plan()
