@@ -18,6 +18,9 @@ RESUME = "resume:"
 ASKED = frozenset({"WorkerLost", "ProbeFailed"})
 """Problems of an unknown step that a person must look at, whatever its definition says."""
 
+VERDICTS = {"http": "body", "shell": "stdout", "model": "json"}
+"""Where in its output a probe of such a kind says what it found."""
+
 
 class Unit(msgspec.Struct, frozen=True):
     """One thing to do: a step, one item of a `foreach` step, or a probe. `id` names its record."""
@@ -195,22 +198,30 @@ class _Draft:
         elif found.state not in SETTLED:
             self._go_on(probe, asking, found)
         elif found.state == StepState.COMPLETED:
-            happened, output = read_verdict(found.output)
-            if happened:
+            happened, output = read_verdict(probe.kind, found.output)
+            if happened is None:
+                self._set_aside(unit, record, "it said neither true, false nor {happened, output}")
+            elif happened:
                 self.settle[unit.id] = waits.completed(record, output, self._facts.now)
             else:
                 self.start.append(unit)
         else:
-            reason = "" if found.error is None else found.error.message
-            problem = Problem(type="ProbeFailed", message=f"its probe failed: {reason}", step=unit.step)
-            self.settle[unit.id] = msgspec.structs.replace(record, error=problem, waits_for="resume")
+            self._set_aside(unit, record, "" if found.error is None else found.error.message)
+
+    def _set_aside(self, unit: Unit, record: StepRecord, reason: str) -> None:
+        problem = Problem(type="ProbeFailed", message=f"its probe failed: {reason}", step=unit.step)
+        self.settle[unit.id] = msgspec.structs.replace(record, error=problem, waits_for="resume")
 
 
-def read_verdict(output: Any) -> tuple[bool, Any]:
-    """What a probe found: whether the step has happened, and what it gave. `true`, or `{happened: true, output: ..}`."""
-    if isinstance(output, dict):
-        return output.get("happened") is True, output.get("output")
-    return output is True, None
+def read_verdict(kind: str, output: Any) -> tuple[bool | None, Any]:
+    """What a probe of this kind found: whether the step has happened, and what it gave.
+
+    It says `true`, `false`, or `{happened: true, output: ..}`; a program on its stdout, a web service in its body, a
+    model as JSON. Anything else is no verdict (None): to take it for a no would do the step twice.
+    """
+    said = output[VERDICTS[kind]] if kind in VERDICTS else output
+    happened, given = (said.get("happened"), said.get("output")) if isinstance(said, dict) else (said, None)
+    return (happened if isinstance(happened, bool) else None), given
 
 
 def values_for(unit: Unit, step: CompiledStep, facts: Facts) -> Mapping[str, Any]:

@@ -100,12 +100,17 @@ def _act(move: Callable[[Any], Awaitable[Any]], done: str, json: bool, run_id: i
 
 async def _open_control(shard: Shard) -> Any:
     """What the API's doors work with, over this command's store."""
+    from msgspec import structs
+
     from gateway.asgi import master_keys, new_acceptor
     from gateway.control import Control
+    from gateway.logs import configure_logs
     from gateway.store.records import Records
     from gateway.store.registry import Registry
     from gateway.store.waiting import Waiters
 
+    # What the receiver says of apps at its start is not about this command, and must not stand in what it prints.
+    configure_logs(structs.replace(shard.settings, log_level="error"))
     registry = Registry(shard.redis, shard.catalog, shard.keys.named("changed"), master_keys(shard.settings))
     await registry.load()
     return Control(

@@ -27,7 +27,7 @@ def draw_run(screen: Console, run: dict[str, Any]) -> None:
         screen.print(
             f"  [dim]error     [/dim] [red]{escape(run['error']['type'])}[/red]{where}: {escape(run['error']['message'])}"
         )
-    _draw_steps(screen, run["steps"])
+    _draw_steps(screen, run)
     for callback in run["callbacks"]:
         draw_attempts(screen, callback)
 
@@ -45,6 +45,10 @@ def _facts(run: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     if run.get("held"):
         facts.append(("held", _why_held(run["held"])))
+    if run["attempt"] > 1:
+        facts.append(("attempt", str(run["attempt"])))
+    if run["rerun_of"]:
+        facts.append(("repeats", f"run {run['rerun_of']}"))
     if run["trigger"]:
         facts.append(("trigger", run["trigger"]))
     if run["depth"]:
@@ -81,13 +85,11 @@ def _draw_value(screen: Console, name: str, value: Any) -> None:
         screen.print(f"  [dim]{name:<10}[/dim]", text)
 
 
-def _draw_steps(screen: Console, steps: list[dict[str, Any]]) -> None:
-    if not steps:
+def _draw_steps(screen: Console, run: dict[str, Any]) -> None:
+    if not run["steps"]:
         return
     rows = table("  step", "kind", "status", "attempt", "took", "")
-    for step in steps:
-        error = step.get("error")
-        note = f"[red]{escape(error['type'])}[/red]: {escape(error['message'])}" if error else ""
+    for step in run["steps"]:
         attempt = str(step.get("attempt") or "–")
         rows.add_row(
             f"  {step['id']}",
@@ -95,10 +97,25 @@ def _draw_steps(screen: Console, steps: list[dict[str, Any]]) -> None:
             coloured(step["status"]),
             attempt,
             took(step.get("duration_ms")),
-            note,
+            _note(run["run_id"], step),
         )
     screen.print()
     screen.print(rows)
+
+
+def _note(run_id: int, step: dict[str, Any]) -> str:
+    """What went wrong with a step, and what it waits for; where that is a person, what they may type."""
+    error, waits_for, notes = step.get("error"), step.get("waits_for"), []
+    if error:
+        notes.append(f"[red]{escape(error['type'])}[/red]: {escape(error['message'])}")
+    if waits_for == "resume":
+        notes.append(f"may have happened: gateway run resume {run_id} --step {escape(step['id'])} --decision …")
+    elif waits_for:
+        until = f" until {local_time(step['due_at'])}" if step.get("due_at") else ""
+        notes.append(f"waits for {escape(waits_for)}{until}")
+    if waits_for == "approval":
+        notes.append(f"gateway run approve {run_id} {escape(step['id'])}")
+    return "; ".join(notes)
 
 
 def draw_callback(screen: Console, callback: dict[str, Any]) -> None:

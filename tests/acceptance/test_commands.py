@@ -250,6 +250,19 @@ def test_runs_are_listed_shown_and_followed(calm: Machine) -> None:
     assert calm.run("run", "show", str(run_id)).returncode == 0
 
 
+def test_a_command_prints_its_document_and_nothing_else(calm: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who acts on runs need not have the apps' secrets at hand, and hears nothing of them."""
+    run_id = calm.start_run(order("acted on"))
+    calm.wait_run(run_id)
+    monkeypatch.delitem(calm.environ, "CI_SECRET")
+    again = calm.run("run", "rerun", str(run_id), "--json")
+    refused = calm.run("run", "retry", str(run_id), "--json")
+
+    assert json.loads(again.stdout)["rerun_of"] == run_id
+    assert again.stderr == ""
+    assert (refused.returncode, refused.stdout, "is completed" in refused.stderr) == (1, "", True)
+
+
 def test_callbacks_are_listed_and_shown(calm: Machine) -> None:
     """`callback list` and `callback show` tell what was sent, where to, and each attempt."""
     run_id = calm.start_run(order("told", 16))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.expressions import Failure
-from gateway.plans import Facts, Plan, outcome, plan, step_values
+from gateway.plans import Facts, Plan, outcome, plan, read_verdict, step_values
 from gateway.runs import SETTLED, Problem, Signal, StepRecord, StepState
 from gateway.workflows import Workflow, prepare
 
@@ -421,6 +421,8 @@ def test_a_probe_finds_out_whether_a_step_has_happened() -> None:
 
     assert settled(after(output={"happened": True, "output": 5}), "a").output == 5
     assert settled(after(output=True), "a").state == StepState.COMPLETED
+    doubtful = settled(after(output={"id": 7}), "a")
+    assert (doubtful.state, doubtful.waits_for) == (StepState.UNKNOWN, "resume")
     assert [unit.id for unit in after(output=False).start] == ["a"]
     item = {"a[1]": lost(), "a": StepRecord(state=StepState.RUNNING, items=3)}
     each = workflow(
@@ -430,6 +432,22 @@ def test_a_probe_finds_out_whether_a_step_has_happened() -> None:
     asking = settled(after(state=StepState.FAILED), "a")
     assert (asking.state, asking.waits_for) == (StepState.UNKNOWN, "resume")
     assert plan_of(flow, {"a": asking, "look@a#1": FAILED}) == Plan()
+
+
+@pytest.mark.parametrize(
+    ("kind", "output", "verdict"),
+    [
+        ("http", {"status": 200, "headers": {}, "body": {"happened": True, "output": 5}}, (True, 5)),
+        ("http", {"status": 404, "headers": {}, "body": {"error": "not found"}}, (None, None)),
+        ("shell", {"code": 0, "stdout": False, "stderr": ""}, (False, None)),
+        ("model", {"text": "..", "json": {"happened": False}}, (False, None)),
+        ("python", {"happened": 1}, (None, None)),
+        ("transform", None, (None, None)),
+    ],
+)
+def test_a_probe_of_any_kind_says_what_it_found(kind: str, output: Any, verdict: tuple[bool | None, Any]) -> None:
+    """A web service says it in its body, a program on its stdout; what is no verdict is not taken for a no."""
+    assert read_verdict(kind, output) == verdict
 
 
 def test_a_step_that_waits_for_a_run_goes_on_when_that_has_ended() -> None:
