@@ -56,7 +56,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "GATEWAY_CHILD_MEMORY", "0", "bytes of address space for a process of a `shell` or isolated step; 0 = no limit"
     ),
-    Setting("GATEWAY_MAX_LOST", "5", "workers in a row that may die on one run before it is failed"),
+    Setting("GATEWAY_MAX_LOST", "5", "workers in a row that may die on one run before its step is set aside"),
     Setting("GATEWAY_MAX_DEPTH", "16", "runs that may follow each other in a chain, here and across gateways"),
     Setting("GATEWAY_DEDUPE_DAYS", "7", "days a delivery is remembered, so that it is not run again"),
     Setting(

@@ -42,6 +42,8 @@ MARKS = {
     "failed": "✘",
     "running": "▶",
     "waiting": "…",
+    "cancelled": "✘",
+    "unknown": "?",
     "skipped": "–",
     "pending": "·",
 }

@@ -21,12 +21,7 @@ def draw_run(screen: Console, run: dict[str, Any]) -> None:
     _draw_value(screen, "input", run["input"])
     _draw_value(screen, "output", run["output"])
     if run["error"]:
-        where = (
-            f" in step {run['error']['step']}, attempt {run['error']['attempt']}" if run["error"].get("step") else ""
-        )
-        screen.print(
-            f"  [dim]error     [/dim] [red]{escape(run['error']['type'])}[/red]{where}: {escape(run['error']['message'])}"
-        )
+        screen.print(f"  [dim]error     [/dim] {_blame(run['error'])}")
     _draw_steps(screen, run)
     for callback in run["callbacks"]:
         draw_attempts(screen, callback)
@@ -83,6 +78,14 @@ def _draw_value(screen: Console, name: str, value: Any) -> None:
     if value is not None:
         text = JSON.from_data(value, indent=None).text
         screen.print(f"  [dim]{name:<10}[/dim]", text)
+
+
+def _blame(error: dict[str, Any]) -> str:
+    """What went wrong, and where: what failed while it waited is no attempt's fault."""
+    step, attempt = error.get("step"), error.get("attempt")
+    where = f" in step {escape(step)}" if step else ""
+    where += f", attempt {attempt}" if attempt else ""
+    return f"[red]{escape(error['type'])}[/red]{where}: {escape(error['message'])}"
 
 
 def _draw_steps(screen: Console, run: dict[str, Any]) -> None:

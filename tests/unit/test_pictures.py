@@ -50,6 +50,20 @@ def test_a_poison_step_says_both_why_and_what_to_do() -> None:
     assert text.index("WorkerLost") < text.index("gateway run resume 7")
 
 
+@pytest.mark.parametrize(
+    ("problem", "said"),
+    [
+        (Problem(type="Rejected", message="no", step="a"), "Rejected in step a: no"),
+        (Problem(type="Boom", message="no", step="a", attempt=2), "Boom in step a, attempt 2: no"),
+        (Problem(type="Cancelled", message="enough"), "Cancelled: enough"),
+    ],
+)
+def test_an_error_says_where_as_far_as_that_is_known(problem: Problem, said: str) -> None:
+    """Not every error has a step, and what failed while it waited has no attempt."""
+    failed = StepRecord(state=StepState.FAILED, attempt=1, error=problem)
+    assert said in drawn(run_with(failed, state=State.FAILED, error=problem))
+
+
 def test_a_retried_run_and_a_repetition_say_so() -> None:
     """The number of a run's attempt, from the second on, and the run that it repeats."""
     done = StepRecord(state=StepState.COMPLETED, attempt=1)
