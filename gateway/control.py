@@ -16,7 +16,7 @@ from gateway.apps import App, LiveApp
 from gateway.credits import Payment, cost_of
 from gateway.documents import kinds_of
 from gateway.errors import Conflict, GatewayError, NotFound
-from gateway.events import Acceptable, Decision, Head, caller_key, hash_body, new_event_id
+from gateway.events import Acceptable, Decision, Head, caller_key, hash_body, new_event_id, session_of
 from gateway.flow import flow_values
 from gateway.hooks import Hook, open_hook
 from gateway.outbox import callbacks_for
@@ -182,7 +182,8 @@ class Control:
     async def rerun(self, run: Run, from_step: str | None, token: Token | None, key: str | None = None) -> Started:
         """Store a run that repeats another, as the same version with the same input: wholly, or from one step on.
 
-        What ended well and comes not after that step is taken over. Raises NotFound, Conflict or Unavailable.
+        What ended well and comes not after that step is taken over. Raises NotFound, Unprocessable, Conflict or
+        Unavailable.
         """
         workflow = await self.definition_of(run)
         origin = await self._origin(run)
@@ -317,7 +318,7 @@ class Control:
             workflow_id=published.id,
             workflow=published.name,
             digest=workflow.digest,
-            session_id="ses_" + event_id.removeprefix("evt_"),
+            session_id=session_of(event_id),
             token_id=token.id if token else None,
             event_id=event_id,
             conversation_id=order.conversation_id,

@@ -76,6 +76,11 @@ def new_event_id(now: float, noise: bytes) -> str:
     return f"evt_{int(now * 1000):012x}{noise.hex()}"
 
 
+def session_of(event_id: str) -> str:
+    """The session of the runs that one event starts: they share it."""
+    return "ses_" + event_id.removeprefix("evt_")
+
+
 def event_values(
     event_id: str, kind: str | None, delivery: str | None, headers: dict[str, str], body: Any
 ) -> dict[str, Any]:

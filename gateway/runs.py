@@ -324,6 +324,19 @@ def describe_steps(run: Run, kinds: Mapping[str, str] = NO_KINDS) -> list[StepDo
     return [*begun, *waiting]
 
 
+def run_values(run: Run) -> dict[str, Any]:
+    """The `run` that its own expressions see."""
+    request = run.request
+    return {
+        "id": run.id,
+        "workflow": request.workflow,
+        "workflow_id": request.workflow_id,
+        "attempt": run.attempt,
+        "session_id": request.session_id,
+        "event_id": request.event_id,
+    }
+
+
 def step_state(run: Run, record: StepRecord) -> StepState:
     """A step's state for those who look: what was under way when its run was ended from outside is cancelled."""
     return record.state if record.state in SETTLED or run.state not in TERMINAL else StepState.CANCELLED

@@ -15,10 +15,10 @@ import msgspec
 
 from gateway.chains import LiveListener
 from gateway.errors import Unprocessable
-from gateway.events import Acceptable, Decision, Head, Verdict, event_values, hash_body
+from gateway.events import Acceptable, Decision, Head, Verdict, event_values, hash_body, session_of
 from gateway.expressions import Failure
 from gateway.flow import Flow, flow_values
-from gateway.runs import Run, RunRequest, describe
+from gateway.runs import Run, RunRequest, describe, run_values
 from gateway.schedules import LiveSchedule
 from gateway.templates import Template
 from gateway.triggers import check_input
@@ -56,7 +56,7 @@ def start_chained(
     kind = f"run.{ended.state}"
     event_id = _id_of(ended.ended_at or 0, CHAIN, str(ended.id), published.name, str(listener.index))
     told = told_of(ended)
-    values = {"event": event_values(event_id, kind, None, {}, told), "run": _run_values(ended)}
+    values = {"event": event_values(event_id, kind, None, {}, told), "run": _ended_values(ended)}
     verdict = listener.when.evaluate(values)
     if verdict is not True:
         return None
@@ -89,15 +89,10 @@ def too_deep(depth: int, deepest: int, root: str) -> str:
     return f"this run would be {depth} deep in a chain, and GATEWAY_MAX_DEPTH allows {deepest}; it began with {root}"
 
 
-def _run_values(run: Run) -> dict[str, Any]:
+def _ended_values(run: Run) -> dict[str, Any]:
+    """The `run` that a listener's expressions see: what a run sees of itself, and how it ended."""
     request = run.request
-    return {
-        "id": run.id,
-        "workflow": request.workflow,
-        "workflow_id": request.workflow_id,
-        "attempt": run.attempt,
-        "session_id": request.session_id,
-        "event_id": request.event_id,
+    return run_values(run) | {
         "status": str(run.state),
         "input": request.input,
         "output": run.output,
@@ -132,7 +127,7 @@ def _request(published: Published, event_id: str, trigger: str, given: Any) -> R
         workflow_id=published.id,
         workflow=published.name,
         digest=published.digest,
-        session_id="ses_" + event_id.removeprefix("evt_"),
+        session_id=session_of(event_id),
         event_id=event_id,
         trigger=trigger,
         input=given,

@@ -7,14 +7,14 @@ from typing import Any, Literal
 
 import msgspec
 
-from gateway.errors import Conflict, NotFound, Unprocessable
+from gateway.errors import ConfigError, Conflict, NotFound, Unprocessable
 from gateway.events import Acceptable, Decision, Head, body_of, event_values, hash_body
 from gateway.flow import flow_values
 from gateway.plans import RESUME
 from gateway.runs import MOVES, SETTLED, TERMINAL, Run, Signal, State, StepRecord, StepState, asked_about, step_of
 from gateway.store.reading import Reader, StoredEvent
 from gateway.store.records import SIGNAL, STEP, Records, Write
-from gateway.waits import APPROVAL
+from gateway.waits import APPROVAL, check_signal
 from gateway.workflows import Workflow, upstream
 
 Choice = Literal["approve", "reject"]
@@ -32,7 +32,14 @@ class Steering:
         self._records = records
 
     async def signal(self, run_id: int, name: str, body: Any, by: str) -> Run:
-        """Give a run a signal, for the next wait of that name, begun already or not. Raises NotFound or Conflict."""
+        """Give a run a signal, for the next wait of that name, begun already or not.
+
+        Raises NotFound, Conflict, or Unprocessable for a name that no wait can have.
+        """
+        try:
+            check_signal(name, "name")
+        except ConfigError as error:
+            raise Unprocessable(error.message, path="name") from None
         return await self._say(run_id, Signal(name=name, body=body, by=by))
 
     async def decide(self, run_id: int, step_id: str, decision: Choice, comment: str | None, by: str) -> Run:
@@ -136,13 +143,17 @@ def repeat(run: Run, workflow: Workflow, from_step: str | None) -> Mapping[str, 
     """The records that a repetition of a run takes over: all that is settled well and comes not after `from_step`.
 
     Not what probes found out: that was about the other run. Nor the numbers of that run's signals, for the repetition
-    counts its own. Without a step, none. Raises NotFound when the workflow has no such step.
+    counts its own. Without a step, none. Raises NotFound when the workflow has no such step, Unprocessable
+    for one that only finds out about another.
     """
     if from_step is None:
         return {}
     if from_step not in workflow.steps:
         message = f"workflow {run.request.workflow!r} has no step {from_step!r}; it has {', '.join(workflow.steps)}"
         raise NotFound(message)
+    if from_step in workflow.probes:
+        message = f"step {from_step!r} only finds out about another, and nothing comes after it; name that one"
+        raise Unprocessable(message, path="from")
     before = upstream(workflow.definition)
     after = {from_step} | {name for name, needs in before.items() if from_step in needs}
     return {

@@ -9,7 +9,7 @@ import msgspec
 
 from gateway.apps import LiveApp, Trigger
 from gateway.errors import Unprocessable
-from gateway.events import Verdict
+from gateway.events import Verdict, session_of
 from gateway.expressions import Failure
 from gateway.runs import RunRequest
 from gateway.workflows import Published, Workflow
@@ -34,7 +34,7 @@ def start_directly(body: DirectRequest, app_id: int, event_id: str, find: FindWo
         workflow_id=published.id,
         workflow=published.name,
         digest=published.digest,
-        session_id=_session(event_id),
+        session_id=session_of(event_id),
         app_id=app_id,
         event_id=event_id,
         task=body.task,
@@ -80,7 +80,7 @@ def _request(trigger: Trigger, app_id: int, event_id: str, values: dict[str, Any
         workflow_id=published.id,
         workflow=published.name,
         digest=published.digest,
-        session_id=_session(event_id),
+        session_id=session_of(event_id),
         app_id=app_id,
         event_id=event_id,
         trigger=trigger.name,
@@ -95,8 +95,3 @@ def check_input(workflow: Workflow, value: Any) -> None:
         path, reason = complaint
         message = f"{path}: {reason}"
         raise Unprocessable(message, path=path)
-
-
-def _session(event_id: str) -> str:
-    # The runs that one event starts share a session.
-    return "ses_" + event_id.removeprefix("evt_")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -14,6 +15,9 @@ from gateway.runs import Problem, Signal, StepRecord, StepState, iso
 
 APPROVAL = "approval:"
 """What the signals that carry a decision are called: this, and the id of the step."""
+SIGNAL_NAME = "^[^:/\\x00-\\x1f]+$"
+"""What a signal may be called. A colon is for words of our own, such as decisions, and nobody can send those as signals."""
+LONGEST_NAME = 100
 MARK = "${"
 
 
@@ -46,8 +50,17 @@ def check_wait(wait: Wait, path: str) -> None:
     if wait.timeout is not None and wait.signal is None:
         message = "only a wait for a signal has a timeout"
         raise ConfigError(message, path=f"{path}.timeout")
+    if wait.signal is not None and MARK not in wait.signal:
+        check_signal(wait.signal, f"{path}.signal")
     for name, value in (("for", wait.for_), ("timeout", wait.timeout)):
         check_duration(value, f"{path}.{name}")
+
+
+def check_signal(name: object, path: str) -> None:
+    """Refuse what can't be the name of a signal. Raises ConfigError."""
+    if not isinstance(name, str) or len(name) > LONGEST_NAME or re.fullmatch(SIGNAL_NAME, name) is None:
+        message = f"{path}: {str(name)[:60]!r} can't be a signal's name: text without : and /, at most {LONGEST_NAME}"
+        raise ConfigError(message, path=path)
 
 
 def check_duration(value: object, path: str) -> None:
@@ -133,6 +146,7 @@ def _plan_wait(argument: Mapping[str, Any], now: int) -> tuple[int | None, str]:
         return now + _milliseconds(argument["for"], "for"), "time"
     if argument["until"] is not None:
         return min(max(_read_moment(argument["until"]), 0), now + int(LONGEST * 1000)), "time"
+    check_signal(argument["signal"], "signal")
     return _deadline(argument, now), f"signal {argument['signal']}"
 
 

@@ -18,7 +18,18 @@ from gateway.expressions import Failure
 from gateway.jobs import idempotency_key
 from gateway.outbox import callbacks_for
 from gateway.plans import Facts, Plan, Unit
-from gateway.runs import MOVES, Problem, Run, State, StepRecord, StepState, conversation_of, describe, step_of
+from gateway.runs import (
+    MOVES,
+    Problem,
+    Run,
+    State,
+    StepRecord,
+    StepState,
+    conversation_of,
+    describe,
+    run_values,
+    step_of,
+)
 from gateway.store.reading import Reader, StoredEvent
 from gateway.store.records import STEP, Records, Write, final_fields, read_run
 from gateway.store.registry import Registry
@@ -388,14 +399,7 @@ def _values_of(run: Run, runner: Runner) -> dict[str, Any]:
         "input": {} if request.input is None else request.input,
         "task": request.task,
         "metadata": request.metadata or {},
-        "run": {
-            "id": run.id,
-            "workflow": request.workflow,
-            "workflow_id": request.workflow_id,
-            "attempt": run.attempt,
-            "session_id": request.session_id,
-            "event_id": request.event_id,
-        },
+        "run": run_values(run),
         "app": {"id": request.app_id, "name": None if app is None else app.app.name},
     }
 

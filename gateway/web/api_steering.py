@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from gateway.documents import WholeRun
 from gateway.steering import Choice, Verdict
+from gateway.waits import LONGEST_NAME, SIGNAL_NAME
 from gateway.web.api_runs import RunPath, show_whole
 from gateway.web.endpoints import Answer, Call, Endpoint
 
@@ -17,7 +18,7 @@ UnitId = Annotated[str, Meta(min_length=1, max_length=120, description="A step's
 
 
 class SignalPath(RunPath, frozen=True):
-    name: Annotated[str, Meta(min_length=1, max_length=100, pattern="^[^:/\\x00-\\x1f]+$")]
+    name: Annotated[str, Meta(min_length=1, max_length=LONGEST_NAME, pattern=SIGNAL_NAME)]
 
 
 class ApprovalPath(RunPath, frozen=True):
@@ -42,7 +43,9 @@ class ResumeBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class RerunBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """From which step on to repeat; without, the whole run."""
 
-    from_: UnitId | None = msgspec.field(name="from", default=None)
+    from_: Annotated[str, Meta(min_length=1, max_length=64, description="A step's id.")] | None = msgspec.field(
+        name="from", default=None
+    )
 
 
 async def send_signal(call: Call) -> Answer:
@@ -147,7 +150,7 @@ STEERING = (
         optional_body=True,
         answer=WholeRun,
         status=201,
-        refuses=(409,),
+        refuses=(409, 422),
         example={"from": "judge"},
     ),
 )

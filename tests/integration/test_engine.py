@@ -1,144 +1,16 @@
-"""The engine on a real store: waits, signals, approvals, items, other runs, what is unknown, and what people do to a run."""
+"""The engine on a real store: waits, signals, approvals, items, other runs, what is unknown."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, ClassVar
 
 import pytest
 
-from gateway.control import Control, Order
+from gateway.control import Order
 from gateway.errors import Conflict, NotFound, Unprocessable
-from gateway.runs import Run
-from gateway.store.catalog import Catalog
-from gateway.store.connection import Redis
-from gateway.store.reading import Reader
-from gateway.store.records import Records, Write
-from gateway.store.registry import Registry
-from gateway.store.waiting import Waiters
-from tests.tools import KEYS, acceptor, begin, connected, ended, publish, settings_for, tell, until, working
-
-HERE = "test_engine"
-
-
-class Stage:
-    """What the steps of one test share with it."""
-
-    calls: ClassVar[list[Any]] = []
-    gates: ClassVar[dict[str, asyncio.Event]] = {}
-    at_once: ClassVar[int] = 0
-    most: ClassVar[int] = 0
-
-
-@pytest.fixture(autouse=True)
-def stage() -> None:
-    Stage.calls.clear()
-    Stage.gates.clear()
-    Stage.at_once = Stage.most = 0
-
-
-def note(argument: Any) -> Any:
-    Stage.calls.append(argument)
-    return argument
-
-
-def fail_once(argument: Any) -> Any:
-    Stage.calls.append(argument)
-    if Stage.calls.count(argument) == 1:
-        message = "not yet"
-        raise ValueError(message)
-    return argument
-
-
-async def pass_gate(name: str) -> str:
-    """Come through when the gate is open; say when it was broken off."""
-    Stage.calls.append(f"{name} begun")
-    try:
-        await Stage.gates.setdefault(name, asyncio.Event()).wait()
-    except asyncio.CancelledError:
-        Stage.calls.append(f"{name} stopped")
-        raise
-    return name
-
-
-async def count(argument: Any) -> Any:
-    Stage.at_once += 1
-    Stage.most = max(Stage.most, Stage.at_once)
-    await asyncio.sleep(0.01)
-    Stage.at_once -= 1
-    return argument
-
-
-def python(step_id: str, function: str, *needs: str, **fields: Any) -> dict[str, Any]:
-    return {"id": step_id, "needs": list(needs), "python": f"{HERE}:{function}", "with": step_id} | fields
-
-
-def flow(*steps: dict[str, Any], name: str = "w", **fields: Any) -> dict[str, Any]:
-    return {"name": name, "steps": list(steps)} | fields
-
-
-class Room:
-    """A store with published workflows, and the control that the API's doors have."""
-
-    def __init__(self, redis: Redis, control: Control) -> None:
-        self.redis = redis
-        self.control = control
-        self.steering = control.steering
-
-    async def begin(self, name: str = "w", **fields: Any) -> int:
-        return await begin(self.redis, name, **fields)
-
-    async def run(self, run_id: int) -> Run:
-        return await Reader(self.redis, KEYS).run(run_id)
-
-    async def until_state(self, run_id: int, state: str) -> Run:
-        async def look() -> Run | None:
-            run = await self.run(run_id)
-            return run if run.state == state else None
-
-        found: Run = await until(look)
-        return found
-
-    async def ended(self, run_id: int) -> Run:
-        return await ended(self.redis, run_id)
-
-    async def lose(self, token: str, **marks: dict[str, Any]) -> None:
-        """Claim as a worker that writes down what it begins, and is never heard of again."""
-        runs = Records(self.redis, KEYS, "run")
-        (claimed,) = await until(lambda: _claimed(runs, token))
-        fields: dict[str, Any] = {f"step:{name}": json.dumps(mark) for name, mark in marks.items()}
-        assert await runs.write(Write(id=claimed.id, fence=claimed.fence, fields=fields)) == "ok"
-
-
-async def _claimed(runs: Records, token: str) -> Any:
-    return (await runs.claim(token, 20, 1)).items
-
-
-@asynccontextmanager
-async def room(store: str, *flows: dict[str, Any]) -> AsyncIterator[Room]:
-    async with connected(store) as redis:
-        await publish(redis, json.dumps({"workflows": list(flows)}))
-        catalog = Catalog(redis, KEYS)
-        registry = Registry(redis, catalog, KEYS.named("changed"), ())
-        await registry.load()
-        runs, waiters = Records(redis, KEYS, "run"), Waiters(redis, KEYS, limit=100)
-        yield Room(redis, Control(registry, acceptor(redis), Reader(redis, KEYS), runs, waiters, catalog))
-        await waiters.close()
-
-
-def play(store: str, folder: Path, story: Callable[[Room], Any], *flows: dict[str, Any], **settings: Any) -> None:
-    """Tell a story in a room with a worker."""
-
-    async def told() -> None:
-        async with room(store, *flows) as made, working(settings_for(store, folder, **settings)):
-            await story(made)
-
-    tell(told())
-
+from tests.tools import KEYS, settings_for, tell, until, working
+from tests.tools_engine import RUNNING, Room, Stage, flow, play, python, room
 
 # ---- waiting
 
@@ -199,6 +71,20 @@ def test_signals_before_the_wait_are_kept_in_order(store: str, tmp_path: Path) -
                 assert (await made.ended(run_id)).output == [1, 2]
 
     tell(story())
+
+
+@pytest.mark.parametrize("name", ["approval:a", "", "a/b", "line\nbreak", "x" * 101])
+def test_a_signal_can_not_pose_as_a_decision(store: str, tmp_path: Path, name: str) -> None:
+    """What is no signal's name is refused, so that only `approve` and `reject` decide, and only once."""
+
+    async def story(made: Room) -> None:
+        run_id = await made.begin()
+        await made.until_state(run_id, "waiting")
+        with pytest.raises(Unprocessable, match="signal's name"):
+            await made.steering.signal(run_id, name, {"decision": "approve"}, "Eve")
+        assert (await made.run(run_id)).signals == ()
+
+    play(store, tmp_path, story, flow({"id": "a", "approval": {}}))
 
 
 def test_an_approval_is_decided_once(store: str, tmp_path: Path) -> None:
@@ -368,9 +254,6 @@ def test_a_cancel_stops_the_step_and_the_children(store: str, tmp_path: Path) ->
 # ---- what is unknown
 
 
-RUNNING = {"state": "running", "attempt": 1, "started_at": 1}
-
-
 @pytest.mark.parametrize(("policy", "calls", "state"), [("retry", ["a"], "completed"), ("fail", [], "failed")])
 def test_a_step_begun_by_a_lost_worker_does_what_its_policy_says(
     store: str, tmp_path: Path, policy: str, calls: list[str], state: str
@@ -447,115 +330,6 @@ def test_a_probe_is_run_to_find_out(store: str, tmp_path: Path, happened: str, c
     tell(story())
 
 
-# ---- retry and rerun
-
-
-def test_a_retry_does_the_failed_steps_again_in_the_same_run(store: str, tmp_path: Path) -> None:
-    """What had completed is kept, the rest is done, as the run's second attempt; a completed run is not retried."""
-
-    async def story(made: Room) -> None:
-        run_id = await made.begin()
-        assert (await made.ended(run_id)).state == "failed"
-        await made.steering.retry(run_id)
-        run = await made.ended(run_id)
-        assert (run.state, run.attempt, run.error) == ("completed", 2, None)
-        assert Stage.calls == ["good", "bad", "bad", "last"]
-        with pytest.raises(Conflict):
-            await made.steering.retry(run_id)
-
-    steps = [python("good", "note"), python("bad", "fail_once", "good"), python("last", "note", "bad")]
-    play(store, tmp_path, story, flow(*steps))
-
-
-def test_a_cancelled_run_can_go_on(store: str, tmp_path: Path) -> None:
-    """A retry of a cancelled run takes up the wait that it was in."""
-
-    async def story(made: Room) -> None:
-        run_id = await made.begin()
-        await made.until_state(run_id, "waiting")
-        await made.control.cancel(run_id, "by mistake")
-        await made.steering.retry(run_id)
-        await made.steering.signal(run_id, "go", None, "Ada")
-        assert (await made.ended(run_id)).state == "completed"
-
-    play(store, tmp_path, story, flow({"id": "a", "wait": {"signal": "go"}}))
-
-
-def test_a_rerun_takes_over_what_came_before_the_step(store: str, tmp_path: Path) -> None:
-    """From `c` on: `a` and `b` keep their outputs and are not done; a rerun of the whole does all again."""
-
-    async def story(made: Room) -> None:
-        first = await made.ended(await made.begin(input={"n": 1}))
-        Stage.calls.clear()
-        part = await made.control.rerun(first, "c", None)
-        run = await made.ended(part.run_id)
-        assert (run.state, run.request.rerun_of, Stage.calls) == ("completed", first.id, ["c", "d"])
-        assert run.output == first.output
-        Stage.calls.clear()
-        await made.ended((await made.control.rerun(first, None, None)).run_id)
-        assert sorted(Stage.calls) == ["a", "b", "c", "d"]
-        with pytest.raises(NotFound):
-            await made.control.rerun(first, "z", None)
-
-    steps = [python("a", "note"), python("b", "note"), python("c", "note", "a"), python("d", "note", "c", "b")]
-    play(store, tmp_path, story, flow(*steps))
-
-
-def test_a_retried_step_that_is_lost_again_asks_again(store: str, tmp_path: Path) -> None:
-    """What was said of the first attempt's unknown step counts for that one only, and does not refuse the next word."""
-
-    async def story() -> None:
-        async with room(store, flow(python("a", "note", on_unknown="ask"))) as made:
-            run_id = await made.begin()
-            await made.lose("gone", a=RUNNING)
-            async with working(settings_for(store, tmp_path)):
-                await made.until_state(run_id, "waiting")
-                await made.steering.resume(run_id, "a", "fail", None, "Ada")
-                await made.ended(run_id)
-            await made.steering.retry(run_id)
-            await made.lose("gone too", a=RUNNING)
-            async with working(settings_for(store, tmp_path)):
-                assert (await made.until_state(run_id, "waiting")).steps["a"].waits_for == "resume"
-                await made.steering.resume(run_id, "a", "complete", 5, "Ada")
-                assert (await made.ended(run_id)).output == 5
-
-    tell(story())
-
-
-def test_a_retry_probes_anew(store: str, tmp_path: Path) -> None:
-    """What a probe found out about an attempt that failed since says nothing about the next one."""
-
-    async def story() -> None:
-        probe = python("look", "note") | {"with": False}
-        async with room(store, flow(python("a", "fail_once", on_unknown={"verify": "look"}), probe)) as made:
-            run_id = await made.begin()
-            await made.lose("gone", a=RUNNING)
-            async with working(settings_for(store, tmp_path)):
-                assert (await made.ended(run_id)).state == "failed"
-            await made.steering.retry(run_id)
-            await made.lose("gone too", a=RUNNING)
-            async with working(settings_for(store, tmp_path)):
-                assert (await made.ended(run_id)).state == "completed"
-            assert Stage.calls == [False, "a", False, "a"]
-
-    tell(story())
-
-
-def test_a_wish_to_cancel_ends_a_run_that_works(store: str, tmp_path: Path) -> None:
-    """Who may not wait for a person writes a wish and pokes: the worker ends the run as cancelled, with the reason."""
-
-    async def story(made: Room) -> None:
-        run_id = await made.begin()
-        await until(lambda: "slow begun" in Stage.calls)
-        await made.redis.hset(KEYS.run(run_id), "cancel_wish", "superseded by run 9")
-        await made.redis.publish(KEYS.named("poke"), f"run {run_id}")
-        run = await made.ended(run_id)
-        assert (run.state, run.error and run.error.message) == ("cancelled", "superseded by run 9")
-        await until(lambda: "slow stopped" in Stage.calls)
-
-    play(store, tmp_path, story, flow(python("slow", "pass_gate")), lease=30)
-
-
 # ---- flow control of what runs start themselves
 
 
@@ -588,60 +362,3 @@ def test_runs_that_steps_start_keep_to_the_limit(store: str, tmp_path: Path) -> 
     each = {"id": "call", "foreach": list(range(10)), "workflow": {"name": "child", "input": {"n": "${item}"}}}
     child = flow(python("a", "count"), name="child", concurrency={"limit": 2})
     play(store, tmp_path, story, flow(each, name="parent"), child)
-
-
-def test_a_rejected_approval_is_asked_again_by_a_retry(store: str, tmp_path: Path) -> None:
-    """The word that rejected the first attempt is not taken for an answer to the second; a rerun asks anew as well."""
-
-    async def story(made: Room) -> None:
-        run_id = await made.begin()
-        await made.until_state(run_id, "waiting")
-        await made.steering.decide(run_id, "a", "reject", None, "Ada")
-        assert (await made.ended(run_id)).state == "failed"
-        await made.steering.retry(run_id)
-        await made.until_state(run_id, "waiting")
-        await made.steering.decide(run_id, "a", "approve", None, "Ada")
-        run = await made.ended(run_id)
-        assert (run.state, run.output["approved"]) == ("completed", True)
-
-    play(store, tmp_path, story, flow({"id": "a", "approval": {}}))
-
-
-def test_a_rerun_hears_its_own_signals(store: str, tmp_path: Path) -> None:
-    """What a rerun takes over was ended by another run's words: its own first word is not one of them."""
-
-    async def story(made: Room) -> None:
-        run_id = await made.begin()
-        for _ in range(2):
-            await made.steering.signal(run_id, "go", None, "Ada")
-        first = await made.ended(run_id)
-        again = (await made.control.rerun(first, "b", None)).run_id
-        await made.until_state(again, "waiting")
-        await made.steering.signal(again, "go", 7, "Ada")
-        assert (await made.ended(again)).output["body"] == 7
-
-    steps = [{"id": "a", "wait": {"signal": "go"}}, {"id": "b", "needs": ["a"], "wait": {"signal": "go"}}]
-    play(store, tmp_path, story, flow(*steps))
-
-
-def test_a_retry_starts_the_runs_anew_that_ended_with_it(store: str, tmp_path: Path) -> None:
-    """A step that waited for a run when its own run failed starts another one when that is retried."""
-
-    async def story(made: Room) -> None:
-        run_id = await made.begin("parent")
-        first = await until(lambda: _child_of(made, run_id))
-        Stage.gates.setdefault("fails", asyncio.Event()).set()
-        assert (await made.ended(run_id)).state == "failed"
-        assert (await made.ended(first)).state == "cancelled"
-        Stage.gates.setdefault("slow", asyncio.Event()).set()
-        await made.steering.retry(run_id)
-        assert (await made.ended(run_id)).state == "completed"
-
-    call = {"id": "call", "workflow": {"name": "child"}}
-    steps = [call, python("gate", "pass_gate") | {"with": "fails"}, python("once", "fail_once", "gate")]
-    play(store, tmp_path, story, flow(*steps, name="parent"), flow(python("slow", "pass_gate"), name="child"))
-
-
-async def _child_of(made: Room, run_id: int) -> int | None:
-    step = (await made.run(run_id)).steps.get("call")
-    return None if step is None else step.child

@@ -244,6 +244,8 @@ def test_a_wait_until_takes_iso_8601_and_unix_seconds(until: object) -> None:
         ({"until": "soon"}, "BadWait"),
         ({"for": "${'long'}"}, "BadWait"),
         ({"for": "${input.absent}"}, "ExpressionError"),
+        ({"signal": "${'approval:a'}"}, "BadWait"),
+        ({"signal": "${input.list}"}, "BadWait"),
     ],
 )
 def test_a_wait_for_nonsense_fails_its_step(wait: dict[str, str], kind: str) -> None:
