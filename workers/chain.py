@@ -7,8 +7,6 @@ the next, and what is stored twice is one run. A run that is taken up again befo
 
 from __future__ import annotations
 
-import asyncio
-
 import structlog
 
 from gateway.errors import GatewayError, NotFound
@@ -20,6 +18,7 @@ from gateway.store.connection import MISTAKES
 from gateway.store.reading import Reader
 from gateway.store.registry import Registry
 from gateway.store.ticking import Ticking
+from workers.loops import take_turns
 
 LOOK = 1.0
 """Seconds between two looks at the list when nobody wakes us."""
@@ -38,26 +37,15 @@ class Chains:
         self._reader = reader
         self._acceptor = acceptor
         self._max_depth = max_depth
-        self._troubled = False
 
     async def go(self) -> None:
         """Follow the ends of runs for ever."""
-        while True:
-            try:
-                await self._ticking.wait(LOOK)
-                await self.follow()
-                self._troubled = False
-            except (*MISTAKES, GatewayError) as error:
-                self._note_trouble(error)
-                await asyncio.sleep(LOOK)
-            except Exception:
-                log.exception("chains are put off")
-                await asyncio.sleep(LOOK)
+        await take_turns("chains", self._turn, LOOK)
 
-    def _note_trouble(self, error: BaseException) -> None:
-        if not self._troubled:
-            log.warning("chains are put off", reason=str(error) or type(error).__name__)
-        self._troubled = True
+    async def _turn(self) -> float:
+        await self._ticking.wait(LOOK)
+        await self.follow()
+        return 0.0
 
     async def follow(self) -> int:
         """Start what follows from the runs on the list. The answer: how many were on it."""

@@ -7,21 +7,19 @@ that dies between storing a tick and writing it down as done leaves it to be sto
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Collection
 
 import msgspec
 import structlog
 
-from gateway.errors import GatewayError
 from gateway.runs import iso
 from gateway.schedules import ON_TIME, LiveSchedule, due_ticks, newest_ticks
 from gateway.starts import start_tick
 from gateway.store.accepting import Acceptor
-from gateway.store.connection import MISTAKES
 from gateway.store.registry import Registry
 from gateway.store.ticking import Ticking
 from gateway.workflows import Published, Workflow
+from workers.loops import take_turns
 
 LOOK = 1.0
 """Seconds between two looks at the schedules; a tick that comes sooner is waited for."""
@@ -46,25 +44,10 @@ class Clock:
         self._acceptor = acceptor
         self._next: dict[str, tuple[int, int | None]] = {}
         self._known: frozenset[str] | None = None
-        self._troubled = False
 
     async def go(self) -> None:
         """Tick for ever."""
-        while True:
-            pause = LOOK
-            try:
-                pause = await self.turn()
-                self._troubled = False
-            except (*MISTAKES, GatewayError) as error:
-                self._note_trouble(error)
-            except Exception:
-                log.exception("schedules are put off")
-            await asyncio.sleep(pause)
-
-    def _note_trouble(self, error: BaseException) -> None:
-        if not self._troubled:
-            log.warning("schedules are put off", reason=str(error) or type(error).__name__)
-        self._troubled = True
+        await take_turns("schedules", self.turn, LOOK)
 
     async def turn(self) -> float:
         """Start what is due. The answer: seconds until it is worth looking again."""

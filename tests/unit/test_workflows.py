@@ -69,6 +69,14 @@ def test_a_long_chain_is_no_circle(order: int) -> None:
         ([step("a", retry={"attempts": 0})], "steps[0].retry.attempts", ">= 1"),
         ([step("a", retry={"attempts": 2, "initial": "soon"})], "steps[0].retry", "soon"),
         ([step("a", needs="b")], "steps[0].needs", "array"),
+        ([{"id": "a", "wait": {}}], "steps[0].wait", "exactly one of for, until, signal"),
+        ([{"id": "a", "wait": {"for": "1h", "signal": "go"}}], "steps[0].wait", "for and signal"),
+        ([{"id": "a", "wait": {"for": "1h", "timeout": "1h"}}], "steps[0].wait.timeout", "only a wait for a signal"),
+        ([{"id": "a", "wait": {"for": "soon"}}], "steps[0].wait.for", "not a duration"),
+        ([{"id": "a", "wait": {"signal": "approval:b"}}], "steps[0].wait.signal", "without : and /"),
+        ([{"id": "a", "approval": {"timeout": "soon"}}], "steps[0].approval.timeout", "not a duration"),
+        ([step("a", on_unknown={"verify": "b"})], "steps[0].on_unknown.verify", "no other step"),
+        ([step("a", on_unknown={"verify": "b"}), step("b", "a")], "steps[0].on_unknown.verify", "it has no needs"),
     ],
 )
 def test_a_wrong_step_is_refused_with_its_place(steps: list[dict[str, Any]], path: str, words: str) -> None:
