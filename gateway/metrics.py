@@ -24,6 +24,8 @@ class StoreFigures(msgspec.Struct, frozen=True, kw_only=True):
     open_runs: Mapping[str, int]
     oldest_pending: Mapping[str, float]
     worker_age: float | None
+    sweep_age: float | None = None
+    archive_failed: bool = False
 
 
 class Metrics:
@@ -100,6 +102,7 @@ class _StoreCollector(Collector):
         yield _counter(
             "gateway_callback_attempts", "Attempts to deliver a callback", ["outcome"], "callbacks", figures.counts
         )
+        yield from _sweep_metrics(figures)
         yield _gauge("gateway_queue_depth", "Jobs in arq's queues", "queue", figures.depths)
         yield _gauge("gateway_open_runs", "Runs that have not ended", "status", figures.open_runs)
         yield _gauge(
@@ -112,6 +115,16 @@ class _StoreCollector(Collector):
             yield _value(
                 "gateway_worker_heartbeat_age_seconds", "Since any worker looked at the queue", figures.worker_age
             )
+
+
+def _sweep_metrics(figures: StoreFigures) -> Iterator[Metric]:
+    yield _counter("gateway_mended", "What was lost and the sweep put back", ["what"], "mended", figures.counts)
+    yield _counter("gateway_removed", "What was past its time and is removed", ["what"], "removed", figures.counts)
+    yield _counter("gateway_archived_lines", "Lines written to the archive", ["what"], "archived", figures.counts)
+    failed = float(figures.archive_failed)
+    yield _value("gateway_archive_failed", "1 when the archive can't be written, so that nothing is removed", failed)
+    if figures.sweep_age is not None:
+        yield _value("gateway_sweep_age_seconds", "Since a worker last finished a sweep", figures.sweep_age)
 
 
 def _counter(name: str, help_text: str, labels: list[str], group: str, counts: Mapping[str, int]) -> Metric:

@@ -59,6 +59,11 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("GATEWAY_MAX_LOST", "5", "workers in a row that may die on one run before its step is set aside"),
     Setting("GATEWAY_MAX_DEPTH", "16", "runs that may follow each other in a chain, here and across gateways"),
     Setting("GATEWAY_DEDUPE_DAYS", "7", "days a delivery is remembered, so that it is not run again"),
+    Setting("GATEWAY_KEEP_DAYS", "30", "days that ended runs are kept, with their events and callbacks; 0 = for ever"),
+    Setting("GATEWAY_KEEP_RUNS", "0", "how many of the newest ended runs are kept; 0 = all"),
+    Setting(
+        "GATEWAY_ARCHIVE_DIR", "", "folder where what is removed is written to first, as NDJSON in gzip; unset, none is"
+    ),
     Setting(
         "GATEWAY_TRUSTED_WORKFLOWS",
         "",
@@ -111,6 +116,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_lost: int
     max_depth: int
     dedupe_days: float
+    keep_days: float
+    keep_runs: int
+    archive_dir: str
     trusted_workflows: tuple[str, ...]
     step_costs: str
     model_url: str
@@ -144,6 +152,8 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "max_lost": (1, 1000),
     "max_depth": (0, 1000),
     "dedupe_days": (0.001, 3650),
+    "keep_days": (0, 36_500),
+    "keep_runs": (0, 1e12),
     "callback_timeout": (0.1, 300),
     "model_credits": (0, 1_000_000),
 }

@@ -10,6 +10,7 @@ from gateway.metrics import StoreFigures
 from gateway.runs import HELD, OPEN
 from gateway.store.connection import Redis
 from gateway.store.keys import Keys
+from gateway.store.retention import ENDED_AT, FAILED, NOTES
 
 FIRST = 100
 TIMES = 10**12
@@ -38,7 +39,8 @@ async def read_figures(redis: Redis, keys: Keys) -> StoreFigures:
         pipe.zrange(keys.queue("run"), "-inf", f"({TIMES}", byscore=True, offset=0, num=FIRST)
         for reason in HELD[1:]:
             pipe.zrange(keys.held(reason), 0, 0, withscores=True)
-        clock, counts, runs, callbacks, *rest = await pipe.execute()
+        pipe.hmget(keys.named(NOTES), ENDED_AT, FAILED)
+        clock, counts, runs, callbacks, *rest, (swept_at, failed) = await pipe.execute()
     now = clock[0] * 1000 + clock[1] // 1000
     open_runs, (workers, first, *oldest) = rest[: len(OPEN)], rest[len(OPEN) :]
     ages = {
@@ -50,6 +52,8 @@ async def read_figures(redis: Redis, keys: Keys) -> StoreFigures:
         open_runs=dict(zip((str(state) for state in OPEN), open_runs, strict=True)),
         oldest_pending={HELD[0]: await _age_of(redis, keys, first, now)} | ages,
         worker_age=_age(workers, b"run ", now),
+        sweep_age=None if swept_at is None else max(now - int(swept_at), 0) / 1000,
+        archive_failed=failed == b"1",
     )
 
 

@@ -29,16 +29,19 @@
     gw:{0}:callbacks:STATE     zset    ids of the callbacks in that state                  as its callbacks
     gw:{0}:callbacks:queue     zset    arq's queue of callbacks, scored by when due (ms)   while open
     gw:{0}:callbacks:wake      list    as runs:wake                                        consumed
-    gw:{0}:event:ID            hash    a verified delivery: head, body, runs               until retention
+    gw:{0}:event:ID            hash    a verified delivery: head, body, runs               until retention; then
+                                       only its runs, while the dedupe window is open
     gw:{0}:events              zset    event ids, scored by when received (ms)             as its events
     gw:{0}:seen:APP:KEY        string  "event id, body hash, run ids" of a delivery        dedupe window
     gw:{0}:balance:PAYER       hash    credits left of a token or app, and since when      for ever
     gw:{0}:answer:DIGEST       string  what a write with an Idempotency-Key was answered   a day
     gw:{0}:refused             stream  decisions on refused deliveries, sampled            capped by count
-    gw:{0}:counts              hash    how many runs, steps, callbacks ended how           for ever
+    gw:{0}:counts              hash    how many runs, steps, callbacks ended how; what was mended,
+                                       removed and archived                                for ever
     gw:{0}:workers             zset    workers, scored by their last look at the queue     one hour
     gw:{0}:pulse               string  written by /readyz to see that it can be           one minute
     gw:{0}:sweep               string  which worker sweeps now                             its lease
+    gw:{0}:sweeps              hash    where the sweep's walks go on, when the last ended  for ever
     gw:{0}:apps                hash    app id -> app                                       for ever
     gw:{0}:workflows           hash    name -> the published version                       for ever
     gw:{0}:workflows:last      string  the highest id of a workflow that was removed        for ever

@@ -165,6 +165,10 @@ class Reader:
                     return Page(found, cursor)
             if len(ids) < CHUNK:
                 return Page(found, None)
+            if not any(hashes):
+                cursor = await self._above_next(ids[-1])
+            if cursor is None:
+                return Page(found, None)
         return Page(found, cursor, skip)
 
     async def conversation(self, conversation_id: str) -> list[Run]:
@@ -216,7 +220,7 @@ class Reader:
     async def event(self, event_id: str) -> StoredEvent:
         """One event with its bytes as received. Raises NotFound."""
         fields = await self._redis.hgetall(self._keys.event(event_id))
-        if not fields:
+        if b"head" not in fields:
             message = f"there is no event {event_id!r}"
             raise NotFound(message)
         return read_event(event_id, fields)
@@ -236,6 +240,12 @@ class Reader:
         last = int(await self._redis.get(self._keys.named("runs:last")) or 0)
         top = last if before is None else min(last, before - 1)
         return list(range(top, max(top - limit, 0), -1))
+
+    async def _above_next(self, below: int) -> int | None:
+        """A cursor right above the next run there is: there may be millions of ids whose runs' time is over."""
+        found = [await self._ids_in(self._keys.state("run", state), 1, below) for state in State]
+        nearest = max((ids[0] for ids in found if ids), default=None)
+        return None if nearest is None else nearest + 1
 
     async def _ids_in(self, key: str, limit: int, before: int | None) -> list[int]:
         high = "+inf" if before is None else f"({before}"

@@ -12,13 +12,15 @@ from gateway.store.connection import Redis
 
 # Lua makes every function anew at each call: what accepts without flow control goes without its functions.
 PARTS: dict[str, tuple[str, ...]] = {
-    "accept": ("prelude", "turns", "accept"),
-    "accept_flow": ("prelude", "turns", "flow", "arrange", "accept"),
+    "accept": ("prelude", "turns", "last", "accept"),
+    "accept_flow": ("prelude", "turns", "flow", "arrange", "last", "accept"),
     "claim": ("prelude", "turns", "flow", "claim"),
     "record": ("prelude", "turns", "flow", "record"),
     "beat": ("prelude", "beat"),
     "release": ("prelude", "release"),
     "repair": ("prelude", "turns", "flow", "repair"),
+    "mend": ("prelude", "last", "origins", "mend"),
+    "retire": ("prelude", "origins", "retire"),
     "signal": ("prelude", "signal"),
     "clock": ("prelude", "clock"),
     "chained": ("prelude", "chained"),

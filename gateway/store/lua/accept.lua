@@ -16,7 +16,7 @@
 --          {'limited', ms}                    a rate limit refuses it for so long; nothing was stored
 --          A run is its id; `~ID:STATE` is the run in whose favour this one was skipped, and its state then.
 local limit, window = tonumber(take()), take()
-local last = tonumber(redis.call('GET', prefix .. 'runs:last') or 0)
+local last = last_run()
 -- What one command can write for the whole batch is gathered: a call from Lua costs as much as what most of them do.
 local function gathering(...)
   return {n = select('#', ...), head = select('#', ...), ...}

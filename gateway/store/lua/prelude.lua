@@ -21,6 +21,13 @@ local function job_of(kind, id) return tag .. kind .. ':' .. id end
 local function queue_of(kind) return prefix .. kind .. 's:queue' end
 local function set_of(kind, state) return prefix .. kind .. 's:' .. state end
 
+-- Some fields of a hash; none where the key holds something else, which must not hold up its neighbours.
+local function fields_of(key, ...)
+  local found = redis.pcall('HMGET', key, ...)
+  if found.err then return end
+  return unpack(found)
+end
+
 -- The id is a number for runs and a text for callbacks; both sort by when they were made.
 local function score_of(kind, id)
   if kind == 'run' then return id end

@@ -50,17 +50,34 @@ local function mend(id, text, queued)
   return 1
 end
 
-local ids = redis.call('ZRANGE', set_of(kind, state), offset, offset + size - 1)
-local repaired = 0
-for _, id in ipairs(ids) do
+-- An entry whose record is lost, or is in another state: it would be given a job for ever.
+local function put_right(id, found)
+  redis.call('ZREM', set_of(kind, state), id)
+  if found then redis.call('ZADD', set_of(kind, found), 'NX', score_of(kind, id), id) end
+end
+
+local function look_after(id, text)
   local job = job_of(kind, id)
   local queued = redis.call('ZSCORE', queue_of(kind), job)
   local missing = not queued or redis.call('EXISTS', 'arq:job:' .. job) == 0
   local begun = kind == 'run' and state ~= 'pending'
-  local text = kind == 'run' and (missing or begun) and redis.call('HGET', run_key(id), 'flow')
   if text and (state == 'running' or (begun and queued)) then keep_place(id, text) end
-  if missing then repaired = repaired + mend(id, text, queued) end
+  return missing and mend(id, text, queued) or 0
 end
+
+local ids = redis.call('ZRANGE', set_of(kind, state), offset, offset + size - 1)
+local repaired, wrong = 0, 0
+for _, id in ipairs(ids) do
+  local found, text = fields_of(prefix .. kind .. ':' .. id, 'state', 'flow')
+  if found == state then
+    repaired = repaired + look_after(id, text)
+  else
+    put_right(id, found)
+    wrong = wrong + 1
+  end
+end
+if repaired > 0 then redis.call('HINCRBY', prefix .. 'counts', 'mended:job', repaired) end
+if wrong > 0 then redis.call('HINCRBY', prefix .. 'counts', 'mended:entry', wrong) end
 save_turns()
 if repaired > 0 then wake(kind) end
 return {#ids, repaired}
