@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -20,8 +21,11 @@ from arq.worker import Retry, func
 
 from gateway.asgi import master_keys, new_acceptor, store_url
 from gateway.credits import read_costs
+from gateway.documents import kinds_of
 from gateway.egress import read_policy
+from gateway.errors import GatewayError
 from gateway.logs import configure_logs
+from gateway.runs import Run
 from gateway.settings import Settings, read_settings
 from gateway.store.catalog import Catalog
 from gateway.store.connection import check_server, connect, write_job
@@ -29,10 +33,12 @@ from gateway.store.keys import Keys
 from gateway.store.reading import Reader
 from gateway.store.records import Kind, Records
 from gateway.store.registry import Registry
+from gateway.store.retention import DAY_MS, Limits, Retention
 from gateway.store.ticking import Ticking
 from gateway.store.waiting import tell_delta
 from gateway.tasks import end_tasks
 from gateway.web.client import Client
+from workers.archive import Archive
 from workers.chain import Chains
 from workers.clock import Clock
 from workers.deliver import Courier
@@ -40,6 +46,7 @@ from workers.dispatcher import Dispatcher, Ending, Hold, StoreClock
 from workers.execute import Runner
 from workers.executors.base import Models, rules_of
 from workers.family import Family
+from workers.retiring import Retiring
 from workers.sweep import Sweep
 from workers.watchdog import Watchdog
 
@@ -89,10 +96,32 @@ class Parts:
             schedule=settings.callback_schedule,
             timeout=settings.callback_timeout,
         )
-        self.sweep = Sweep(self.redis, self.keys, self.runs, self.callbacks, interval=settings.lease)
+        retention = Retention(
+            self.redis, self.keys, Limits(settings.keep_days, settings.keep_runs, int(settings.dedupe_days * DAY_MS))
+        )
+        self.sweep = Sweep(
+            self.redis,
+            self.keys,
+            self.runs,
+            self.callbacks,
+            interval=settings.lease,
+            retention=retention,
+            retiring=Retiring(retention, self._new_archive(reader), seconds=settings.lease / 2),
+        )
         ticking = Ticking(self.redis, self.keys)
         self.ticker = Clock(ticking, self.registry, acceptor)
         self.chains = Chains(ticking, self.registry, reader, acceptor, max_depth=settings.max_depth)
+
+    def _new_archive(self, reader: Reader) -> Archive | None:
+        folder = self.settings.archive_dir
+        return Archive(Path(folder), reader, self._kinds) if folder else None
+
+    async def _kinds(self, run: Run) -> dict[str, str]:
+        """The kinds of the steps of a run's workflow; none when its definition can't be used any more."""
+        try:
+            return kinds_of((await self.registry.definition(run.request.digest)).definition)
+        except GatewayError:
+            return {}
 
     def loops(self) -> list[Coroutine[Any, Any, None]]:
         """What goes on beside the dispatchers, for ever."""
