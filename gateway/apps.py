@@ -7,10 +7,11 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from gateway.adapters import AdapterSettings, check_adapter
+from gateway.adapters import ANYWHERE, AdapterSettings, check_adapter
 from gateway.cel.scopes import Scope
 from gateway.challenges import META
 from gateway.credits import Allowance
+from gateway.egress import check_url
 from gateway.errors import ConfigError
 from gateway.expressions import Expression, compile_expression
 from gateway.runs import LARGEST_ID
@@ -203,6 +204,8 @@ def check_app(app: App) -> None:
     if app.verify_token is not None and read_sender(app.verify) not in META and app.adapter in (None, "direct"):
         message = "verify_token is for `scheme: meta`, whose sender asks for it, or for an app with an adapter's url"
         raise ConfigError(message, path="verify_token")
+    if app.callback is not None and (refusal := check_url(ANYWHERE, app.callback.url)) is not None:
+        raise ConfigError(refusal, path="callback.url")
     if app.callback is not None and "send" not in app.capabilities:
         message = "this app has a callback but not the capability `send`"
         raise ConfigError(message, path="capabilities")

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from gateway.egress import check_url, read_policy
 from gateway.errors import ConfigError
 from gateway.retries import read_duration
 from gateway.schemas import compile_schema
@@ -20,6 +21,7 @@ from gateway.secrets import SecretRef
 
 LARGEST_BODY = 268_435_456
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+ANYWHERE = read_policy("0.0.0.0/0, ::/0")
 CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 ORIGIN = re.compile(r"(https?)://([^/?#@\s${}]+)(?:[/?#]|$)", re.IGNORECASE)
 KEPT_FOR_SECRETS = frozenset({"authorization", "proxy-authorization", "x-api-key", "api-key"})
@@ -127,7 +129,17 @@ def origin_of(url: str) -> str | None:
     return None if found is None else f"{found[1]}://{found[2]}".lower()
 
 
+def _check_url(url: str, path: str) -> None:
+    """What can be known to be wrong under any policy; where it leads is judged at each request."""
+    if re.match(r"https?://[^/?#]*@", url, re.IGNORECASE):
+        _refuse(path, "who asks does not stand in a URL: use `basic: {user: .., password: {env: NAME}}`, or `bearer`")
+    refusal = check_url(ANYWHERE, url) if "${" not in url else None
+    if refusal is not None:
+        _refuse(path, f"{refusal}; write https://host/..")
+
+
 def _check_http(call: HttpCall, path: str) -> None:
+    _check_url(call.url, f"{path}.url")
     given = [name for name in ("json", "form") if getattr(call, name) is not UNSET]
     given += ["body"] if call.body is not None else []
     if len(given) > 1:

@@ -9,31 +9,24 @@ from typing import Any, TypeVar
 import msgspec
 import yaml
 
-from gateway.adapters import AdapterSettings
-from gateway.apps import App, CallbackSettings, ReceiveConfig, TriggerSettings, check_app
+from gateway.apps import App, check_app, read_verify
 from gateway.callables import complain
-from gateway.calls import BasicAuth, HttpCall, ModelCall
-from gateway.chains import Listener, find_loop
+from gateway.editors import choices_at, fields_at
 from gateway.errors import ConfigError
-from gateway.retries import RetryPolicy
-from gateway.schedules import Schedule
-from gateway.secrets import SecretRef
-from gateway.shells import ShellCall, unguarded_options
 from gateway.versions import Draft
-from gateway.workflows import Definition, Step, Workflow, prepare, read_duration_field, split_path
+from gateway.workflows import Step, Workflow, prepare, read_duration_field, split_path
 
 MOST_NODES = 200_000
 MOST_LEVELS = 100
 SECTIONS = ("apps", "workflows")
-MODELS = (
-    *(App, CallbackSettings, ReceiveConfig, AdapterSettings, TriggerSettings, SecretRef),
-    *(Definition, Step, HttpCall, BasicAuth, ModelCall, ShellCall, RetryPolicy, Schedule, Listener),
-)
-KNOWN_FIELDS = sorted(
-    {field.encode_name for model in MODELS for field in msgspec.structs.fields(model)} - {"managed_by", "sealed"}
-)
 MADE_BY_US = ("managed_by", "sealed")
 TOO_DEEP = f"it is nested too deeply: more than {MOST_LEVELS} levels"
+UNKNOWN_FIELD = "Object contains unknown field `"
+UNKNOWN_WORD = "Invalid enum value "
+NO_OBJECT = "Expected `object"
+SECRET_FIELDS = ["env", "file"]
+MOST_NAMED = 8
+"""How many fields a hint names."""
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -239,9 +232,24 @@ def _read_app(document: Any, path: str, marks: Marks, mistakes: list[Mistake]) -
             raise ConfigError(message, path=forbidden[0])
         app = msgspec.convert(document, App)
         check_app(app)
+        _check_references(app)
         return msgspec.structs.replace(app, managed_by="file")
 
     return _collect(read, path, marks, mistakes)
+
+
+def _check_references(app: App) -> None:
+    """A file's secrets are one variable or one file each; what is kept encrypted was made by command or API."""
+    named = {f"credentials.{name}": reference for name, reference in app.credentials.items()}
+    named |= {f"verify.secrets[{index}]": each for index, each in enumerate(read_verify(app)[1])}
+    if app.callback is not None:
+        named["callback.secret"] = app.callback.secret
+    if app.verify_token is not None:
+        named["verify_token"] = app.verify_token
+    for path, reference in named.items():
+        if reference.sealed is not None or bool(reference.env) == bool(reference.file):
+            message = "a secret in a file is one of {env: NAME} and {file: PATH}"
+            raise ConfigError(message, path=path)
 
 
 def _read_workflow(document: Any, path: str, marks: Marks, mistakes: list[Mistake]) -> Workflow | None:
@@ -273,14 +281,45 @@ def _collect(read: Callable[[], Read], path: str, marks: Marks, mistakes: list[M
 
 
 def _sharpen(message: str, path: str) -> tuple[str, str]:
-    """Say an unknown field's likely meaning, and point at the field rather than at what holds it."""
-    marker = "Object contains unknown field `"
-    if not message.startswith(marker):
-        return message[:1].lower() + message[1:], path
-    field = message[len(marker) :].rstrip("`")
-    close = difflib.get_close_matches(field, KNOWN_FIELDS, n=1)
-    hint = f", did you mean `{close[0]}`?" if close else ""
-    return f"there is no field `{field}` here{hint}", _under(path, field)
+    """Say what may stand there instead, and point at an unknown field rather than at what holds it."""
+    if message.startswith(UNKNOWN_FIELD):
+        field = message[len(UNKNOWN_FIELD) :].rstrip("`")
+        return f"there is no field `{field}` here{_suggest(field, fields_at(_whole_path(path)))}", _under(path, field)
+    if message.startswith(UNKNOWN_WORD):
+        word = message[len(UNKNOWN_WORD) :].strip("'")
+        return f"{word!r} can't stand here{_suggest(word, choices_at(_whole_path(path)))}", path
+    field, colon, rest = message.partition(": ")
+    if colon and field in fields_at(_whole_path(path)):
+        return rest, _under(path, field)
+    if message.startswith(NO_OBJECT) and fields_at(_whole_path(path)) == SECRET_FIELDS:
+        return "a secret does not stand in a file: write {env: NAME} or {file: PATH}", path
+    return message[:1].lower() + message[1:] + _hint(message, path), path
+
+
+def _hint(message: str, path: str) -> str:
+    """What to write where something of another shape is wanted."""
+    if not message.startswith("Expected `") or "got `" not in message:
+        return ""
+    wanted = message.partition("`")[2].partition("`")[0]
+    fields = fields_at(_whole_path(path))
+    if "object" in wanted and fields:
+        return f"; write its fields: {{{', '.join(f'{name}: ..' for name in fields[:MOST_NAMED])}}}"
+    if "array" in wanted:
+        return "; write a list: [..]"
+    is_text = wanted == "str" and message.endswith(("got `bool`", "got `int`", "got `float`"))
+    return "; put it in quotes (without, YAML takes yes, no, on and off for true and false)" if is_text else ""
+
+
+def _suggest(word: str, words: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, words, n=1)
+    if close:
+        return f", did you mean `{close[0]}`?"
+    return f" (there are: {', '.join(words)})" if words else ""
+
+
+def _whole_path(path: str) -> str:
+    """A path as it would be in a whole file, for one within a definition that stands alone."""
+    return path if path.startswith(SECTIONS) else f"workflows[0].{path}"
 
 
 def _under(path: str, inner: str) -> str:
@@ -319,35 +358,12 @@ def _check_listeners(workflows: list[Workflow], known: set[str | int | None], ma
     return [_mistake(_unknown_workflow(name, workflows), path, marks) for path, name in listened if name not in known]
 
 
-def warn_of_loops(configuration: Configuration) -> list[str]:
-    """What to say of workflows that start each other in a circle. Conditions may end it; the limit of depth does."""
-    names = {str(each.definition.id): each.definition.name for each in configuration.workflows}
-    listens = {
-        each.definition.name: [names.get(listener.workflow, listener.workflow) for listener in each.listeners]
-        for each in configuration.workflows
-    }
-    loop = find_loop(listens)
-    message = f"workflows start each other in a circle by `on`: {loop}; GATEWAY_MAX_DEPTH ends it if nothing else does"
-    return [] if loop is None else [message]
-
-
 def _check_modules(workflows: list[Workflow], modules: Sequence[str], marks: Marks) -> list[Mistake]:
     return [
         _mistake(complaint, f"workflows[{number}].steps[{index}].python", marks)
         for number, workflow in enumerate(workflows)
         for index, step in enumerate(workflow.definition.steps)
         if isinstance(step.python, str) and (complaint := complain(step.python, modules))
-    ]
-
-
-def warn_of_options(configuration: Configuration) -> list[str]:
-    """The `shell` steps where a computed argument may be taken for an option."""
-    return [
-        f"workflow {workflow.definition.name!r}, step {step.id!r}: a computed argument may begin with `-` and be read as"
-        " an option; put `--` before it if the program knows that, or a fixed beginning such as `--name=`"
-        for workflow in configuration.workflows
-        for step in workflow.definition.steps
-        if not isinstance(step.shell, msgspec.UnsetType) and unguarded_options(step.shell)
     ]
 
 

@@ -15,8 +15,9 @@ from pathlib import Path
 import structlog
 
 from gateway import embedded
+from gateway.advice import warn_of_loops
 from gateway.asgi import store_url
-from gateway.configuration import read_configuration, warn_of_loops
+from gateway.configuration import read_configuration
 from gateway.errors import ConfigError, GatewayError
 from gateway.metrics import SHARED_FOLDER
 from gateway.secrets import new_master_key

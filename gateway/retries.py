@@ -134,6 +134,8 @@ def _read_field(value: object, name: str) -> float:
 _UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _NUMBER = r"([0-9]+(?:\.[0-9]+)?)"
 _DURATION = re.compile("".join(rf"(?:{_NUMBER}{unit})?" for unit in _UNITS))
+DURATION = rf"^(?=[0-9])(?:{_NUMBER}|{_DURATION.pattern})$"
+"""What a duration's text looks like, for those who only know patterns."""
 
 
 def _read_text(text: str) -> float | None:

@@ -54,6 +54,11 @@ def check_wait(wait: Wait, path: str) -> None:
         check_signal(wait.signal, f"{path}.signal")
     for name, value in (("for", wait.for_), ("timeout", wait.timeout)):
         check_duration(value, f"{path}.{name}")
+    if wait.until is not None and MARK not in str(wait.until):
+        try:
+            _read_moment(wait.until)
+        except ConfigError as error:
+            raise ConfigError(error.message.removeprefix("until: "), path=f"{path}.until") from None
 
 
 def check_signal(name: object, path: str) -> None:

@@ -8,9 +8,8 @@ import re
 from collections.abc import Collection, Iterable
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
-import jsonschema_rs
 import msgspec
 
 from gateway import shells
@@ -24,9 +23,9 @@ from gateway.flow import Batch, Concurrency, Debounce, RateLimit, Singleton, Thr
 from gateway.retries import RetryPolicy, Seconds, read_duration
 from gateway.runs import LARGEST_ID
 from gateway.schedules import Schedule, compile_schedules
-from gateway.schemas import compile_schema
+from gateway.schemas import InputSchema
 from gateway.templates import Template, compile_template
-from gateway.waits import Approval, Wait, check_duration, check_wait
+from gateway.waits import MARK, Approval, Wait, check_duration, check_wait
 
 STEP_ID = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
 # Not all digits, for a caller names a workflow by id or by name.
@@ -63,7 +62,7 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     on_unknown: Literal["retry", "ask", "fail"] | Verify | msgspec.UnsetType = UNSET
     with_: Any = msgspec.field(name="with", default=UNSET)
     retry: RetryPolicy = RetryPolicy()
-    timeout: Seconds = Seconds(DEFAULT_TIMEOUT)
+    timeout: Seconds = msgspec.field(default_factory=lambda: Seconds(DEFAULT_TIMEOUT))
     http: HttpCall | msgspec.UnsetType = UNSET
     model: ModelCall | msgspec.UnsetType = UNSET
     python: str | msgspec.UnsetType = UNSET
@@ -228,6 +227,12 @@ def _check_step(step: Step, ids: set[str], path: str) -> None:
 
 
 def _check_kind(step: Step, path: str) -> None:
+    if isinstance(step.foreach, str | int | float | dict) and MARK not in str(step.foreach):
+        message = "foreach takes ${...} that gives a list, or a list written out"
+        raise ConfigError(message, path=f"{path}.foreach")
+    if step.with_ is not UNSET and step.python is UNSET:
+        message = f"`with` is the argument of a python step; what a {step.kind} step is given stands in `{step.kind}`"
+        raise ConfigError(message, path=f"{path}.with")
     if isinstance(step.wait, Wait):
         check_wait(step.wait, f"{path}.wait")
     if isinstance(step.approval, Approval):
@@ -289,10 +294,17 @@ def upstream(definition: Definition) -> dict[str, frozenset[str]]:
     return {step_id: found[step_id] for step_id in needs}
 
 
+class Upstream(NamedTuple):
+    """What an expression may read: the steps that end before it; and all `ids`, to tell one too late from one that isn't."""
+
+    before: frozenset[str]
+    ids: Collection[str]
+
+
 class CompiledStep:
     """A step with its expressions compiled."""
 
-    def __init__(self, step: Step, path: str, before: frozenset[str], *, loops: bool) -> None:
+    def __init__(self, step: Step, path: str, before: Upstream, *, loops: bool) -> None:
         self.step = step
         self.id = step.id
         self.kind = step.kind
@@ -325,7 +337,7 @@ def _fields(settings: msgspec.Struct) -> Iterable[tuple[str, Any]]:
     return msgspec.structs.asdict(settings).items()
 
 
-def _compile_when(step: Step, path: str, before: frozenset[str]) -> Expression | None:
+def _compile_when(step: Step, path: str, before: Upstream) -> Expression | None:
     if step.when is None:
         return None
     expression = compile_expression(step.when, Scope.STEP, f"{path}.when")
@@ -333,16 +345,28 @@ def _compile_when(step: Step, path: str, before: frozenset[str]) -> Expression |
     return expression
 
 
-def _compile_value(value: Any, path: str, before: frozenset[str], scope: Scope = Scope.STEP) -> Template:
+def _compile_value(value: Any, path: str, before: Upstream, scope: Scope = Scope.STEP) -> Template:
     template = compile_template(value, scope, path)
     for expression in template.expressions:
-        _check_references(expression, before, path)
+        _check_references(expression, before, _find(expression.source, value, path) or path)
     return template
 
 
-def _check_references(expression: Expression, before: frozenset[str], path: str) -> None:
-    for name in sorted(expression.steps - before):
-        message = f"`{expression.source}` reads steps.{name}, which does not end before this: add {name!r} to `needs`"
+def _find(source: str, value: Any, path: str) -> str | None:
+    """Where in a value the text with this expression stands."""
+    if isinstance(value, str):
+        return path if source in value else None
+    rows = [(f"{path}.{name}", each) for name, each in value.items()] if isinstance(value, dict) else []
+    rows += [(f"{path}[{index}]", each) for index, each in enumerate(value)] if isinstance(value, list) else []
+    return next((found for inner, each in rows if (found := _find(source, each, inner))), None)
+
+
+def _check_references(expression: Expression, upstream: Upstream, path: str) -> None:
+    for name in sorted(expression.steps - upstream.before):
+        reason = f"which does not end before this: add {name!r} to `needs`"
+        if name not in upstream.ids:
+            reason = f"which is no step of this workflow (steps: {', '.join(upstream.ids)})"
+        message = f"`{expression.source}` reads steps.{name}, {reason}"
         raise ConfigError(message, path=path)
 
 
@@ -359,7 +383,11 @@ class Workflow:
             step.id: self._compile(step, f"steps[{index}]", before) for index, step in enumerate(definition.steps)
         }
         everything = frozenset(before) - self.probes
-        self.output = None if definition.output is UNSET else _compile_value(definition.output, "output", everything)
+        self.output = (
+            None
+            if definition.output is UNSET
+            else _compile_value(definition.output, "output", Upstream(everything, before))
+        )
         self.validator = InputSchema(definition.input)
         self.schedules = compile_schedules(definition.schedule)
         self.listeners = compile_listeners(definition.on)
@@ -375,7 +403,7 @@ class Workflow:
         # A probe sees what all those see that it is asked about.
         seen = frozenset.intersection(*(before[each.id] for each in asking)) if asking else before[step.id]
         loops = step.foreach is not None or any(each.foreach is not None for each in asking)
-        return CompiledStep(step, path, seen, loops=loops)
+        return CompiledStep(step, path, Upstream(seen, before), loops=loops)
 
     def _names(self) -> frozenset[str]:
         """The names that any of its expressions reads."""
@@ -397,35 +425,12 @@ class Workflow:
         return [step.id for step in self.definition.steps if step.id not in needed | self.probes]
 
 
-class InputSchema:
-    """A workflow's JSON Schema for its input."""
-
-    def __init__(self, schema: dict[str, Any] | None) -> None:
-        self._validator = None if schema is None else compile_schema(schema, "input")
-
-    def complaint(self, value: Any) -> tuple[str, str] | None:
-        """The path and the reason of the first thing the schema refuses in `value`; None when it is fine."""
-        if self._validator is None:
-            return None
-        try:
-            self._validator.validate({} if value is None else value)
-        except jsonschema_rs.ValidationError as error:
-            return _join_path(error.instance_path), error.message
-        except ValueError as error:
-            return "input", str(error)
-        return None
-
-
 def _check_constant(given: Template, path: str, schema: InputSchema) -> None:
     """Refuse an input that is the same each time and that the workflow will refuse each time."""
     complaint = None if given.expressions else schema.complaint(given.render({}))
     if complaint is not None:
         message = f"this workflow's own `input` refuses what is given here: {complaint[0]}: {complaint[1]}"
         raise ConfigError(message, path=path)
-
-
-def _join_path(parts: list[str | int]) -> str:
-    return "input" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)
 
 
 def digest_of(document: object) -> str:

@@ -1,7 +1,9 @@
-"""`init`, `check`, `apply`: gateway.yaml."""
+"""`init`, `check`, `apply`, `schema`: gateway.yaml."""
 
 from __future__ import annotations
 
+import json as json_library
+import os
 import sys
 import time
 from pathlib import Path
@@ -49,23 +51,63 @@ workflows:
 """
 
 
+SCHEMA_LINE = "# yaml-language-server: $schema="
+
+
 def init(
     file: Annotated[Path, typer.Argument(help="The file to make.")] = Path("gateway.yaml"),
+    schema: Annotated[
+        Path | None, typer.Option(help="Write its JSON Schema here too, and say so in the file, for editors.")
+    ] = None,
 ) -> None:
     """Make a first gateway.yaml."""
+    line = "" if schema is None else f"{SCHEMA_LINE}{_beside(file, schema)}\n"
     try:
         with file.open("x") as new:
-            new.write(FIRST_FILE)
+            new.write(line + FIRST_FILE)
     except FileExistsError:
         fail(f"{file} is there already; it was left as it is")
     except OSError as error:
         fail(f"can't write {file}: {error.strerror}")
+    if schema is not None:
+        _write(schema, _schema_text())
     out().print(f"Made [bold]{file}[/bold]. Now:\n\n  export CI_SECRET=$(openssl rand -hex 20)\n  gateway up\n")
+
+
+def schema(
+    output: Annotated[Path | None, typer.Option(help="Write it here; without, it is printed.")] = None,
+) -> None:
+    """The JSON Schema (2020-12) of gateway.yaml, for editors."""
+    if output is None:
+        sys.stdout.write(_schema_text())
+        return
+    _write(output, _schema_text())
+    out().print(f"Made [bold]{output}[/bold]. As the first line of gateway.yaml:\n\n{SCHEMA_LINE}{output}\n")
+
+
+def _schema_text() -> str:
+    from gateway.editors import describe_file
+
+    return json_library.dumps(describe_file(), indent=2, ensure_ascii=False) + "\n"
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        file.write_text(text)
+    except OSError as error:
+        fail(f"can't write {file}: {error.strerror}")
+
+
+def _beside(file: Path, schema: Path) -> str:
+    """The schema's path as the file names it: editors look from the file's own folder."""
+    path = os.path.relpath(schema, file.parent)
+    return path if path.startswith(".") else f"./{path}"
 
 
 def check(file: File = None, json: Json = False) -> None:
     """Judge a file: every mistake with its line, column and field."""
-    from gateway.configuration import Mistakes, read_configuration, warn_of_loops, warn_of_options
+    from gateway.advice import warn
+    from gateway.configuration import Mistakes, read_configuration
 
     path, text, settings = _read(file)
     try:
@@ -73,7 +115,7 @@ def check(file: File = None, json: Json = False) -> None:
     except Mistakes as error:
         show_mistakes(path, error.mistakes, json)
         raise typer.Exit(1) from None
-    warnings = _missing_secrets(configuration) + warn_of_options(configuration) + warn_of_loops(configuration)
+    warnings = _missing_secrets(configuration) + warn(configuration)
     if json:
         counts = {"apps": len(configuration.apps), "workflows": len(configuration.workflows)}
         print_json({"valid": True, "mistakes": [], **counts, "warnings": warnings})
@@ -86,7 +128,8 @@ def check(file: File = None, json: Json = False) -> None:
 
 def apply(file: File = None, json: Json = False) -> None:
     """Make the store say what the file says. Running receivers and workers follow at once."""
-    from gateway.configuration import read_configuration, warn_of_loops
+    from gateway.advice import warn_of_loops
+    from gateway.configuration import read_configuration
 
     _, text, settings = _read(file)
     with plainly():

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gateway.calls import origin_of
-from gateway.configuration import KNOWN_FIELDS
+from gateway.editors import fields_at
 from gateway.errors import ConfigError, Forbidden
 from gateway.workflows import prepare, read_definition, refuse_secrets
 
@@ -52,7 +52,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "a secret behind a user": (
         {"http": {"url": "https://api.example@${input.x}/", "bearer": KEY}},
         "http.url",
-        "names its host itself",
+        "does not stand in a URL",
     ),
     "an unknown response": ({"http": {"url": URL, "response": "xml"}}, "http.response", "xml"),
     "no status": ({"http": {"url": URL, "expect": [99]}}, "http.expect[0]", "100"),
@@ -134,4 +134,7 @@ def test_who_may_send_secrets(admin: bool, trusted: tuple[str, ...], fine: bool)
 
 def test_their_fields_are_known_to_the_file() -> None:
     """A slip of the pen in one of them is answered with what was meant."""
-    assert {"bearer", "max_bytes", "schema", "max_tokens", "password"} <= set(KNOWN_FIELDS)
+    step = "workflows[0].steps[0]"
+    assert {"bearer", "max_bytes"} <= set(fields_at(f"{step}.http"))
+    assert {"schema", "max_tokens"} <= set(fields_at(f"{step}.model"))
+    assert fields_at(f"{step}.http.basic.password") == ["env", "file"]

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.advice import warn_of_loops
 from gateway.chains import find_loop, listened_by
-from gateway.configuration import Mistakes, read_configuration, warn_of_loops
+from gateway.configuration import Mistakes, read_configuration
 from gateway.errors import ConfigError
 from gateway.events import Acceptable
 from gateway.runs import Problem, Run, RunRequest, State

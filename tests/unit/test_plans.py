@@ -241,7 +241,7 @@ def test_a_wait_until_takes_iso_8601_and_unix_seconds(until: object) -> None:
     ("wait", "kind"),
     [
         ({"until": "${input.go}"}, "BadWait"),
-        ({"until": "soon"}, "BadWait"),
+        ({"until": "${'soon'}"}, "BadWait"),
         ({"for": "${'long'}"}, "BadWait"),
         ({"for": "${input.absent}"}, "ExpressionError"),
         ({"signal": "${'approval:a'}"}, "BadWait"),

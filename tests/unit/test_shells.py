@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from gateway.configuration import Mistakes, read_configuration, warn_of_options
+from gateway.advice import warn_of_options
+from gateway.configuration import Mistakes, read_configuration
 from gateway.errors import ConfigError
 from gateway.shells import argument_of, cap_of, read_size
 from gateway.workflows import Workflow, prepare
