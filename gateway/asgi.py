@@ -14,6 +14,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from gateway import embedded
+from gateway.approvals import Links
 from gateway.control import Control
 from gateway.credits import read_costs
 from gateway.dialects import arcee, arkai, eai, orqo
@@ -38,6 +39,7 @@ from gateway.store.uses import Uses
 from gateway.store.waiting import Waiters
 from gateway.web import api
 from gateway.web.adapter import Adapters
+from gateway.web.approving import Approving
 from gateway.web.callers import Gatekeeper
 from gateway.web.client import Client
 from gateway.web.documentation import documentation_routes
@@ -121,6 +123,7 @@ class House:
         self.health = Health(self._redis, keys, settings, metrics)
         records = Records(self._redis, keys, "run", patience=settings.accept_timeout)
         reader = Reader(self._redis, keys)
+        links = Links(sealing, settings.address)
         control = Control(
             self._registry,
             acceptor,
@@ -130,7 +133,9 @@ class House:
             catalog,
             trusted=settings.trusted_workflows,
             costs=costs,
+            links=links,
         )
+        self.approving = Approving(links, control.steering, settings.body_timeout)
         self.parts = Parts(
             control=control,
             management=Management(catalog, sealing, policy, refresh=self._registry.load),
@@ -169,6 +174,7 @@ def create_app(settings: Settings | None = None) -> Gateway:
             Route(DOOR + "{app}", house.receiver),
             *(route for dialect in DIALECTS for route in mount(dialect, house.parts)),
             *house.health.routes,
+            *house.approving.routes,
             *documentation_routes(DIALECTS),
         ],
         exception_handlers={GatewayError: on_gateway_error, HTTPException: on_http_exception, Exception: on_exception},

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from gateway.approvals import LinkDocument, Links
 from gateway.apps import App, LiveApp
 from gateway.credits import Payment, cost_of
 from gateway.documents import kinds_of
@@ -103,6 +104,7 @@ class Control:
         *,
         trusted: Collection[str] = (),
         costs: Mapping[str, int] = NO_COSTS,
+        links: Links | None = None,
         clock: Callable[[], float] = time.time,
         noise: Callable[[int], bytes] = os.urandom,
     ) -> None:
@@ -115,6 +117,7 @@ class Control:
         self.publishing = Publishing(catalog, trusted=trusted, told=directory.load, clock=clock)
         self._waiting = waiting
         self._costs = costs
+        self._links = links or Links()
         self._clock = clock
         self._noise = noise
 
@@ -268,6 +271,11 @@ class Control:
     def check_room(self) -> None:
         """Raise TooManyWaiters where nobody more may wait."""
         self._waiting.check_room()
+
+    async def make_link(self, run_id: int, step_id: str, hours: float) -> LinkDocument:
+        """A link that decides about a step which asks for approval. Raises what `question` and `Links.make` raise."""
+        await self.steering.question(run_id, step_id)
+        return self._links.make(run_id, step_id, hours, self._clock())
 
     async def cancel(self, run_id: int, reason: str) -> Run:
         """End a run now, whoever works on it. Raises NotFound, or Conflict when it has ended already."""

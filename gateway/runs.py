@@ -92,6 +92,13 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     attempt: int | None = None
 
 
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """What an approval asks, worked out when its waiting began, and whom."""
+
+    message: str = ""
+    who: list[str] = []
+
+
 class StepRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What is known of one step of one run. Times are milliseconds of the store's clock."""
 
@@ -110,6 +117,8 @@ class StepRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How many items a `foreach` step has; each has a record of its own, `ID[0]`, `ID[1]`, .."""
     child: int | None = None
     """The run that a `workflow` step started."""
+    asks: Asked | None = None
+    """What an approval asks; it stays there when it is decided."""
     answered: int | None = None
     """The number of the signal that ended its waiting."""
     unknown: int = 0
@@ -215,6 +224,7 @@ class StepDocument(msgspec.Struct, frozen=True, kw_only=True):
     duration_ms: int | None = None
     credits: int = 0
     waits_for: str | None = None
+    asks: Asked | msgspec.UnsetType = msgspec.UNSET
     child_run_id: int | None = None
     unknown: int = 0
     output: Any = None
@@ -370,6 +380,7 @@ def _describe_step(name: str, record: StepRecord, run: Run, kind: str | None) ->
         duration_ms=elapsed(record.started_at, record.ended_at),
         credits=record.credits,
         waits_for=record.waits_for if waiting else None,
+        asks=record.asks or msgspec.UNSET,
         child_run_id=record.child,
         unknown=record.unknown,
         output=record.output,

@@ -29,6 +29,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("GATEWAY_CONFIG", "./gateway.yaml", "apps, triggers and workflows"),
     Setting("GATEWAY_HOST", "127.0.0.1", "address the receiver listens on"),
     Setting("GATEWAY_PORT", "8080", "port the receiver listens on"),
+    Setting("GATEWAY_PUBLIC_URL", "", "where the world reaches the receiver, for links; unset, http://host:port"),
     Setting(
         "GATEWAY_MASTER_KEYS",
         "",
@@ -94,6 +95,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     config: Path
     host: str
     port: int
+    public_url: str
     master_keys: tuple[str, ...]
     durability: Durability
     receivers: int
@@ -126,6 +128,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     model_credits: float
     callback_schedule: tuple[float, ...]
     callback_timeout: float
+
+    @property
+    def address(self) -> str:
+        """The receiver's URL as people are given it, without a slash at its end."""
+        if self.public_url:
+            return self.public_url.rstrip("/")
+        host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host  # noqa: S104  compared, not bound
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
     @property
     def embedded(self) -> bool:
@@ -197,6 +207,9 @@ def _check_bounds(settings: Settings) -> None:
         if not low <= value <= high:
             message = f"GATEWAY_{field.upper()}: {value:g} is out of range, it takes {low:g} to {high:g}."
             raise ConfigError(message)
+    if settings.public_url and not settings.public_url.startswith(("https://", "http://")):
+        message = f"GATEWAY_PUBLIC_URL: {settings.public_url!r} is no URL, e.g. https://gateway.example."
+        raise ConfigError(message)
     if not settings.callback_schedule or not all(0 <= wait <= LONGEST_WAIT for wait in settings.callback_schedule):
         message = (
             f"GATEWAY_CALLBACK_SCHEDULE: give one or more numbers of seconds from 0 to {LONGEST_WAIT}, e.g. `0,5,300`."

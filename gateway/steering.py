@@ -11,7 +11,19 @@ from gateway.errors import ConfigError, Conflict, NotFound, Unprocessable
 from gateway.events import Acceptable, Decision, Head, body_of, event_values, hash_body
 from gateway.flow import flow_values
 from gateway.plans import RESUME
-from gateway.runs import MOVES, SETTLED, TERMINAL, Run, Signal, State, StepRecord, StepState, asked_about, step_of
+from gateway.runs import (
+    MOVES,
+    SETTLED,
+    TERMINAL,
+    Asked,
+    Run,
+    Signal,
+    State,
+    StepRecord,
+    StepState,
+    asked_about,
+    step_of,
+)
 from gateway.store.reading import Reader, StoredEvent
 from gateway.store.records import SIGNAL, STEP, Records, Write
 from gateway.waits import APPROVAL, check_signal
@@ -44,15 +56,26 @@ class Steering:
 
     async def decide(self, run_id: int, step_id: str, decision: Choice, comment: str | None, by: str) -> Run:
         """Approve or reject what a step asks. The first word counts. Raises NotFound or Conflict."""
-        run = await self._reader.run(run_id)
-        record = run.steps.get(step_id)
-        if record is None or record.state != StepState.WAITING or record.waits_for != "approval":
-            message = f"step {step_id!r} of run {run_id} waits for no approval"
-            raise Conflict(message)
+        run, _ = await self.question(run_id, step_id)
         name = APPROVAL + step_id
         body = {"decision": decision, "comment": comment}
         # An attempt of the run asks anew, and so takes a new word.
         return await self._say(run_id, Signal(name=name, body=body, by=by), once=f"{run.attempt} {name}")
+
+    async def question(self, run_id: int, step_id: str) -> tuple[Run, Asked]:
+        """The run, and what a step of it asks. Raises NotFound, or Conflict when it asks nothing, now or any more."""
+        run = await self._reader.run(run_id)
+        record = run.steps.get(step_id)
+        if record is None or record.state != StepState.WAITING or record.waits_for != "approval":
+            reason = (
+                "was decided already" if record and record.asks and record.state in SETTLED else "waits for no approval"
+            )
+            message = f"step {step_id!r} of run {run_id} {reason}"
+            raise Conflict(message)
+        if run.state in TERMINAL:
+            message = f"run {run_id} has ended already, as {run.state}"
+            raise Conflict(message)
+        return run, record.asks or Asked()
 
     async def resume(self, run_id: int, step_id: str | None, verdict: Verdict, output: Any, by: str) -> Run:
         """Say what became of the step that is unknown, or of the only one. Raises NotFound, Conflict or Unprocessable."""

@@ -11,7 +11,7 @@ import msgspec
 
 from gateway.errors import ConfigError
 from gateway.retries import LONGEST, read_duration
-from gateway.runs import Problem, Signal, StepRecord, StepState, iso
+from gateway.runs import Asked, Problem, Signal, StepRecord, StepState, iso
 
 APPROVAL = "approval:"
 """What the signals that carry a decision are called: this, and the id of the step."""
@@ -19,6 +19,9 @@ SIGNAL_NAME = "^[^:/\\x00-\\x1f]+$"
 """What a signal may be called. A colon is for words of our own, such as decisions, and nobody can send those as signals."""
 LONGEST_NAME = 100
 MARK = "${"
+LONGEST_MESSAGE = 4000
+LONGEST_NAME = 200
+MOST_ASKED = 100
 
 
 class Wait(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -80,7 +83,8 @@ def begin(kind: str, argument: Mapping[str, Any], now: int) -> StepRecord:
         due, reason = _plan_approval(argument, now) if kind == "approval" else _plan_wait(argument, now)
     except ConfigError as error:
         return failed("BadWait", error.message, now, now)
-    return StepRecord(state=StepState.WAITING, attempt=1, started_at=now, due_at=due, waits_for=reason)
+    asks = _work_out(argument) if kind == "approval" else None
+    return StepRecord(state=StepState.WAITING, attempt=1, started_at=now, due_at=due, waits_for=reason, asks=asks)
 
 
 def go_on(
@@ -88,7 +92,8 @@ def go_on(
 ) -> StepRecord | None:
     """The record of a step whose waiting is over; None while it is not. `signals` are those not used yet."""
     if isinstance(settings, Approval):
-        return _decide(settings, step_id, record, signals, now)
+        over = _decide(settings, step_id, record, signals, now)
+        return None if over is None else msgspec.structs.replace(over, asks=record.asks)
     name = (record.waits_for or "").removeprefix("signal ")
     if record.waits_for != "time":
         heard = next((each for each in signals if each.name == name), None)
@@ -144,6 +149,17 @@ def _decide(
         return failed("Rejected", f"rejected by {by or 'nobody, in time'}{said}", record.started_at or now, now, seq)
     output = {"approved": approved, "by": by, "comment": comment, "at": iso(heard.at if heard else now)}
     return completed(record, output, now, seq)
+
+
+def _work_out(argument: Mapping[str, Any]) -> Asked:
+    """What an approval asks, and whom, as text that fits a page."""
+    who = [_readable(each, LONGEST_NAME) for each in argument["who"][:MOST_ASKED]]
+    return Asked(message=_readable(argument["message"], LONGEST_MESSAGE), who=who)
+
+
+def _readable(value: Any, longest: int) -> str:
+    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def _plan_wait(argument: Mapping[str, Any], now: int) -> tuple[int | None, str]:

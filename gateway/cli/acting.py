@@ -1,4 +1,4 @@
-"""`run cancel`, `retry`, `resume`, `rerun`, `signal`, `approve`, `reject`: what a person does to a run that is there."""
+"""What a person does to a run that is there: `run cancel`, `retry`, `resume`, `rerun`, `signal`, `approve`, .."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gateway.cli.common import Json, Shard, coloured, fail, out, print_json, with_store
+from gateway.cli.common import Json, Shard, coloured, fail, local_time, out, print_json, with_store
 from gateway.cli.looking import read_whole_run
 
 RunId = Annotated[int, typer.Argument(help="The run's id.")]
@@ -77,6 +77,26 @@ def reject(run_id: RunId, step: StepId, comment: Comment = None, json: Json = Fa
     _decide(run_id, step, "reject", comment, json)
 
 
+def approve_link(
+    run_id: RunId,
+    step: StepId,
+    hours: Annotated[float, typer.Option(help="For how long it is good.", min=0.01, max=8760)] = 48,
+    json: Json = False,
+) -> None:
+    """Make a link by which whoever has it approves or rejects a step, once, without a token."""
+
+    async def work(shard: Shard) -> Any:
+        return await (await _open_control(shard)).make_link(run_id, step, hours)
+
+    made = with_store(work)
+    if json:
+        from gateway.documents import plain
+
+        print_json(plain(made))
+        return
+    out().print(f"{made.url}\n\nWhoever has it may decide, until {local_time(made.expires_at)}.", markup=False)
+
+
 def _decide(run_id: int, step: str, decision: str, comment: str | None, json: bool) -> None:
     def work(control: Any) -> Awaitable[Any]:
         return control.steering.decide(run_id, step, decision, comment, _who())  # type: ignore[no-any-return]
@@ -102,6 +122,7 @@ async def _open_control(shard: Shard) -> Any:
     """What the API's doors work with, over this command's store."""
     from msgspec import structs
 
+    from gateway.approvals import Links
     from gateway.asgi import master_keys, new_acceptor
     from gateway.control import Control
     from gateway.logs import configure_logs
@@ -111,7 +132,8 @@ async def _open_control(shard: Shard) -> Any:
 
     # What the receiver says of apps at its start is not about this command, and must not stand in what it prints.
     configure_logs(structs.replace(shard.settings, log_level="error"))
-    registry = Registry(shard.redis, shard.catalog, shard.keys.named("changed"), master_keys(shard.settings))
+    sealing = master_keys(shard.settings)
+    registry = Registry(shard.redis, shard.catalog, shard.keys.named("changed"), sealing)
     await registry.load()
     return Control(
         registry,
@@ -120,6 +142,7 @@ async def _open_control(shard: Shard) -> Any:
         Records(shard.redis, shard.keys, "run"),
         Waiters(shard.redis, shard.keys, limit=1),
         shard.catalog,
+        links=Links(sealing, shard.settings.address),
     )
 
 

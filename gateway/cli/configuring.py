@@ -143,7 +143,8 @@ def apply(file: File = None, json: Json = False) -> None:
 
 def plan(file: File = None, json: Json = False) -> None:
     """Say what `apply` would add, change and remove, and change nothing."""
-    from gateway.configuration import read_configuration, warn_of_loops
+    from gateway.advice import warn_of_loops
+    from gateway.configuration import read_configuration
 
     _, text, settings = _read(file)
     with plainly():

@@ -206,9 +206,7 @@ def _first_call(scopes: list[str]) -> str:
 
     carried = {grant.scope for each in scopes if (grant := read_grant(each))}
     row = next(each for each in API.endpoints if each.scope in carried or "admin" in carried or each.scope is None)
-    settings = read_settings()
-    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104  compared, not bound
-    written = samples(API, row, f"http://{host}:{settings.port}")
+    written = samples(API, row, read_settings().address)
     return "\n".join(f"{each['label']}\n\n{each['source']}\n" for each in written)
 
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.json import JSON
 from rich.markup import escape
 
-from gateway.cli.common import coloured, local_time, table, took
+from gateway.cli.common import coloured, local_time, table, took, written
 
 
 def draw_run(screen: Console, run: dict[str, Any]) -> None:
@@ -117,8 +117,17 @@ def _note(run_id: int, step: dict[str, Any]) -> str:
         until = f" until {local_time(step['due_at'])}" if step.get("due_at") else ""
         notes.append(f"waits for {escape(waits_for)}{until}")
     if waits_for == "approval":
-        notes.append(f"gateway run approve {run_id} {escape(step['id'])}")
+        notes.append(_question(step.get("asks")) + f"gateway run approve {run_id} {escape(step['id'])}")
     return "; ".join(notes)
+
+
+def _question(asks: dict[str, Any] | None) -> str:
+    """An approval's question, and whom it asks."""
+    if not asks:
+        return ""
+    who = f" (asks {', '.join(asks['who'])})" if asks["who"] else ""
+    words = f"{asks['message']}{who}".strip()
+    return f"{written(words)}; " if words else ""
 
 
 def draw_callback(screen: Console, callback: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from gateway.approvals import HOURS, MOST_HOURS, LinkDocument
 from gateway.documents import WholeRun
 from gateway.steering import Choice, Verdict
 from gateway.waits import LONGEST_NAME, SIGNAL_NAME
@@ -30,6 +31,12 @@ class ApprovalBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     decision: Choice
     comment: Annotated[str, Meta(max_length=2000)] | None = None
+
+
+class LinkBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """For how many hours the link is good."""
+
+    hours: Annotated[float, Meta(gt=0, le=MOST_HOURS)] = HOURS
 
 
 class ResumeBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -62,6 +69,13 @@ async def decide(call: Call) -> Answer:
     steering = call.control.steering
     after = await steering.decide(run.id, call.path["step"], wanted.decision, wanted.comment, _name(call))
     return 200, await show_whole(call, after)
+
+
+async def make_link(call: Call) -> Answer:
+    """Make a link by which whoever has it approves or rejects this step, once, without a token."""
+    run = await call.run(int(call.path["run_id"]), START)
+    wanted: LinkBody = call.body or LinkBody()
+    return 201, await call.control.make_link(run.id, call.path["step"], wanted.hours)
 
 
 async def resume_run(call: Call) -> Answer:
@@ -116,6 +130,20 @@ STEERING = (
         answer=WholeRun,
         refuses=(409,),
         example={"decision": "approve", "comment": "looks good"},
+    ),
+    Endpoint(
+        method="POST",
+        path="/api/v1/runs/{run_id}/approvals/{step}/link",
+        handler=make_link,
+        scope=START,
+        summary="Make a link that approves or rejects a step",
+        where=ApprovalPath,
+        body=LinkBody,
+        optional_body=True,
+        answer=LinkDocument,
+        status=201,
+        refuses=(409, 422),
+        example={"hours": 48},
     ),
     Endpoint(
         method="POST",

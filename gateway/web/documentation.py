@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
+from gateway.web import approving
 from gateway.web.endpoints import Dialect
 from gateway.web.openapi import Page, describe_api
 
@@ -123,6 +124,7 @@ PAGES = (
         answers={200: "Swagger UI"},
         media="text/html",
     ),
+    *approving.PAGES,
 )
 
 

@@ -13,13 +13,14 @@ from typing import Any
 
 import msgspec
 import pytest
+from starlette.routing import Route
 
-from gateway.asgi import DIALECTS
+from gateway.asgi import DIALECTS, create_app
 from gateway.errors import Forbidden
 from gateway.tokens import SCOPES
 from gateway.web.callers import BEARER
 from gateway.web.endpoints import Dialect, Endpoint
-from tests.tools import KEYS, signed, tell
+from tests.tools import KEYS, settings_for, signed, tell
 from tests.tools_api import Api, serving
 
 ROWS = [(dialect, endpoint) for dialect in DIALECTS for endpoint in dialect.endpoints]
@@ -59,6 +60,12 @@ ROUTES: dict[str, Touch] = {
     "POST /api/v1/runs/{run_id}/approvals/{step}": Touch(
         "/api/v1/runs/{run}/approvals/ask",
         {"decision": "approve"},
+        narrows=True,
+        marks={"step:ask": '{"state": "waiting", "waits_for": "approval"}'},
+    ),
+    "POST /api/v1/runs/{run_id}/approvals/{step}/link": Touch(
+        "/api/v1/runs/{run}/approvals/ask/link",
+        {},
         narrows=True,
         marks={"step:ask": '{"state": "waiting", "waits_for": "approval"}'},
     ),
@@ -121,6 +128,12 @@ NUMBERS = itertools.count()
 ABSENT = {"made_app": "999", "made_hook": "hook_0a1b2c3d4e5f"}
 OPEN = {"POST /api/v1/hooks/{token}"}
 """Routes that ask for no token. Each must say here that it means to."""
+OPEN_PAGES = {
+    "/api/v1/webhooks/{app}",  # the sender's signature
+    "/approve/{token}",  # the signature of the link
+    *("/livez", "/readyz", "/metrics", "/openapi.json", "/docs", "/docs/{file}"),
+}
+"""Routes of no dialect, which ask for no token either; what proves who asks, where something does."""
 
 
 def name_of(endpoint: Endpoint) -> str:
@@ -242,6 +255,14 @@ def test_every_route_has_a_row() -> None:
     assert set(mounted) == set(ROUTES) | OPEN
     assert {name for name, scope in mounted.items() if scope is None} == OPEN
     assert {scope for scope in mounted.values() if scope is not None} <= set(SCOPES)
+
+
+def test_every_page_that_is_open_says_so(store: str, tmp_path: Path) -> None:
+    """What is mounted beside the dialects stands in OPEN_PAGES, and nothing else does."""
+    app = create_app(settings_for(store, tmp_path))
+    own = {endpoint.path for _, endpoint in ROWS}
+    mounted = {route.path for route in app.routes if isinstance(route, Route) and ":path}" not in route.path}
+    assert mounted - own == OPEN_PAGES
 
 
 def mistype(text: str) -> str:
