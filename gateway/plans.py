@@ -265,6 +265,34 @@ def begun(before: StepRecord | None, now: int) -> StepRecord:
     )
 
 
+def achieved(begun: StepRecord, output: Any, now: int) -> StepRecord:
+    """The record of an attempt that gave an output."""
+    return msgspec.structs.replace(begun, state=StepState.COMPLETED, ended_at=now, output=output)
+
+
+def let_down(
+    step: CompiledStep,
+    begun: StepRecord,
+    problem: Problem,
+    now: int,
+    chance: float,
+    *,
+    again: bool = True,
+    after: float | None = None,
+) -> StepRecord:
+    """The record of an attempt that failed: it waits for the next one, or has failed for good.
+
+    `again` says whether another could help, `after` how many seconds the far end asks for at least.
+    """
+    delay = step.retry.after(begun.attempt, chance) if again else None
+    if delay is None:
+        return msgspec.structs.replace(begun, state=StepState.FAILED, ended_at=now, error=problem)
+    due_at = now + int(max(delay, after or 0) * 1000)
+    return msgspec.structs.replace(
+        begun, state=StepState.WAITING, error=problem, due_at=due_at, waits_for="retry", child=None
+    )
+
+
 def unknown(begun: StepRecord, lost: int, *, asks: bool) -> StepRecord:
     """The record of a unit that was begun by a worker that is gone; `lost` workers in a row, where it is to blame."""
     message = f"{lost} workers in a row were lost while they did this; it is likely the cause"

@@ -72,6 +72,10 @@ class Steering:
             )
             message = f"step {step_id!r} of run {run_id} {reason}"
             raise Conflict(message)
+        if any(each.name == APPROVAL + step_id for each in run.signals):
+            # Said, and not yet seen by a worker.
+            message = f"step {step_id!r} of run {run_id} was decided already"
+            raise Conflict(message)
         if run.state in TERMINAL:
             message = f"run {run_id} has ended already, as {run.state}"
             raise Conflict(message)

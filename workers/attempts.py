@@ -6,6 +6,9 @@ import asyncio
 import json
 from typing import Any
 
+import msgspec
+
+from gateway import plans
 from gateway.nesting import MOST_LEVELS, is_too_deep
 from gateway.runs import Problem, StepRecord, StepState
 from gateway.workflows import CompiledStep
@@ -42,16 +45,12 @@ async def attempt(step: CompiledStep, argument: Any, context: Context) -> Any | 
 def record(step: CompiledStep, unit_id: str, begun: StepRecord, result: Any, now: int, chance: float) -> StepRecord:
     """What is written of an attempt that began as `begun` says and gave `result`."""
     if isinstance(result, Parked):
-        return _moved(begun, StepState.WAITING, None, child=result.run_id, waits_for=f"run {result.run_id}")
+        waiting = {"state": StepState.WAITING, "child": result.run_id, "waits_for": f"run {result.run_id}"}
+        return msgspec.structs.replace(begun, **waiting)
     if not isinstance(result, StepFailed):
-        return _moved(begun, StepState.COMPLETED, now, output=result, child=begun.child)
-    message = readable(result.message)
-    problem = Problem(type=result.kind, message=message, step=unit_id, attempt=begun.attempt)
-    delay = step.retry.after(begun.attempt, chance) if result.again else None
-    if delay is None:
-        return _moved(begun, StepState.FAILED, now, error=problem, child=begun.child)
-    due_at = now + int(max(delay, result.after or 0) * 1000)
-    return _moved(begun, StepState.WAITING, now, error=problem, due_at=due_at, waits_for="retry")
+        return plans.achieved(begun, result, now)
+    problem = Problem(type=result.kind, message=readable(result.message), step=unit_id, attempt=begun.attempt)
+    return plans.let_down(step, begun, problem, now, chance, again=result.again, after=result.after)
 
 
 def check_output(output: Any, cap: int) -> Any:
@@ -74,17 +73,6 @@ def check_output(output: Any, cap: int) -> Any:
 def readable(message: str) -> str:
     """The beginning of a message as text that can be stored, which lone surrogates can't."""
     return message[:LONGEST_MESSAGE].encode(errors="backslashreplace").decode()
-
-
-def _moved(begun: StepRecord, state: StepState, ended_at: int | None, **fields: Any) -> StepRecord:
-    return StepRecord(
-        state=state,
-        attempt=begun.attempt,
-        started_at=begun.started_at,
-        ended_at=ended_at,
-        unknown=begun.unknown,
-        **fields,
-    )
 
 
 def _is_cancelled() -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from gateway.cli import acting, configuring, demo, hooking, looking, managing, publishing, sending, serving
+from gateway.cli import acting, configuring, demo, hooking, looking, managing, publishing, rehearsing, sending, serving
 
 app = typer.Typer(
     name="gateway",
@@ -37,6 +37,7 @@ looking.workflows.command("versions")(publishing.list_versions)
 looking.workflows.command("diff")(publishing.diff)
 looking.workflows.command("rollback")(publishing.rollback)
 looking.workflows.command("remove")(publishing.remove)
+looking.workflows.command("test")(rehearsing.rehearse)
 app.add_typer(looking.workflows, name="workflow", rich_help_panel=LOOK)
 looking.runs.command("cancel")(acting.cancel)
 looking.runs.command("retry")(acting.retry)

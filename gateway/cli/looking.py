@@ -20,7 +20,7 @@ from gateway.cli.common import (
     written,
 )
 
-workflows = typer.Typer(help="Workflows: list, show, upload, compare, roll back.", no_args_is_help=True)
+workflows = typer.Typer(help="Workflows: list, show, upload, compare, roll back, test.", no_args_is_help=True)
 runs = typer.Typer(
     help="Runs: list, show, tail; cancel, retry, resume, rerun, signal, approve, reject.", no_args_is_help=True
 )
