@@ -1,7 +1,7 @@
 """The JSON Schema of gateway.yaml, for editors: made of the types that read it, and of what types can't say. Silent.
 
 `gateway check` is the judge: it knows what no schema does, such as CEL, cycles and names that don't exist. The schema
-refuses nothing that `check` accepts.
+refuses nothing that `check` accepts, but for oddities such as a second field of a wait that is null.
 """
 
 from __future__ import annotations

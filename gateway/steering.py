@@ -67,9 +67,8 @@ class Steering:
         run = await self._reader.run(run_id)
         record = run.steps.get(step_id)
         if record is None or record.state != StepState.WAITING or record.waits_for != "approval":
-            reason = (
-                "was decided already" if record and record.asks and record.state in SETTLED else "waits for no approval"
-            )
+            is_decided = record is not None and record.asks is not None and record.state in SETTLED
+            reason = "was decided already" if is_decided else "waits for no approval"
             message = f"step {step_id!r} of run {run_id} {reason}"
             raise Conflict(message)
         if any(each.name == APPROVAL + step_id for each in run.signals):

@@ -20,7 +20,7 @@ SIGNAL_NAME = "^[^:/\\x00-\\x1f]+$"
 LONGEST_NAME = 100
 MARK = "${"
 LONGEST_MESSAGE = 4000
-LONGEST_NAME = 200
+LONGEST_WHO = 200
 MOST_ASKED = 100
 
 
@@ -153,7 +153,7 @@ def _decide(
 
 def _work_out(argument: Mapping[str, Any]) -> Asked:
     """What an approval asks, and whom, as text that fits a page."""
-    who = [_readable(each, LONGEST_NAME) for each in argument["who"][:MOST_ASKED]]
+    who = [_readable(each, LONGEST_WHO) for each in argument["who"][:MOST_ASKED]]
     return Asked(message=_readable(argument["message"], LONGEST_MESSAGE), who=who)
 
 

@@ -82,7 +82,7 @@ def _choose(file: Path, name: str | None, json: bool) -> tuple[Any, Any]:
         found = _read_workflows(_read_text(file))
     except Mistakes as error:
         show_mistakes(file, error.mistakes, json)
-        raise typer.Exit(2) from None
+        raise typer.Exit(1) from None
     names = [workflow.definition.name for workflow, _ in found]
     if name is None and len(found) != 1:
         fail(f"{file} has {len(found)} workflows; name one with --workflow: {', '.join(names) or 'none'}", code=2)

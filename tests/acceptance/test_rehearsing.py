@@ -90,6 +90,9 @@ def test_it_says_what_is_missing_and_what_differs(bench: Machine) -> None:
         'status: expected "completed", it is "failed"',
         "steps.double.output: expected 2, it is 1",
     ]
+    (bench.folder / "bad.yaml").write_text("name: w\nsteps: [{id: s}]\n")
+    done = bench.run("workflow", "test", "bad.yaml")
+    assert (done.returncode, "bad.yaml:2:9: steps[0]: step 's' needs exactly one of" in done.stderr) == (1, True)
     done = bench.run("workflow", "test", "flows/ship.yaml")
     assert (done.returncode, "refuses this input" in done.stderr) == (1, True)
 
