@@ -230,11 +230,10 @@ class Stage:
 
 def write_body(body: Any, conversation: str = "") -> bytes:
     """A row's body as JSON; none is no bytes."""
-    text = b"" if body is None else msgspec.json.encode(body)
-    return text.replace(b"{conversation}", conversation.encode()).replace(b"{fresh}", str(next(NUMBERS)).encode())
     if body is None:
         return b""
     content = msgspec.json.encode(body).replace(b"{conversation}", conversation.encode())
+    content = content.replace(b"{fresh}", str(next(NUMBERS)).encode())
     return content.replace(b"{new}", b"new " + os.urandom(6).hex().encode())
 
 
