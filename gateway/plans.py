@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from gateway import waits
 from gateway.expressions import Failure
+from gateway.jobs import child_event
 from gateway.runs import SETTLED, Problem, Run, Signal, StepRecord, StepState, asked_about, step_of
 from gateway.waits import Approval, Wait
 from gateway.workflows import MOST_ITEMS, PAUSES, CompiledStep, Workflow
 
-RESUME = "resume:"
-"""What the signals that decide about an unknown step are called: this, and the id of its record."""
 ASKED = frozenset({"WorkerLost", "ProbeFailed"})
 """Problems of an unknown step that a person must look at, whatever its definition says."""
 
@@ -31,7 +30,8 @@ class Unit(msgspec.Struct, frozen=True):
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """All that a plan is made from. `now` is milliseconds of the store's clock; `ended` are child runs that are over."""
+    """All that a plan is made from. `now` is milliseconds of the store's clock; `ended` are child runs that are over;
+    `attempt` is the run's."""
 
     workflow: Workflow
     records: Mapping[str, StepRecord]
@@ -39,6 +39,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     now: int
     signals: Sequence[Signal] = ()
     ended: Collection[int] = frozenset()
+    attempt: int = 1
     lists: dict[str, list[Any]] = msgspec.field(default_factory=dict)
     """The items of `foreach` steps that were worked out before; more are put in."""
 
@@ -144,7 +145,8 @@ class _Draft:
     def _wait_on(self, step: CompiledStep, unit: Unit, record: StepRecord) -> None:
         settings = getattr(step.step, step.kind)
         assert isinstance(settings, Wait | Approval)
-        over = waits.go_on(step.kind, settings, unit.id, record, list(self._unused()), self._facts.now)
+        asked = waits.ask_approval(self._facts.attempt, unit.id) if isinstance(settings, Approval) else ""
+        over = waits.go_on(step.kind, settings, unit.id, record, self._words(asked), self._facts.now)
         if over is None:
             if record.due_at is not None:
                 self.due.append(record.due_at)
@@ -153,8 +155,9 @@ class _Draft:
             if over.answered is not None:
                 self._used.add(over.answered)
 
-    def _unused(self) -> Iterable[Signal]:
-        return (signal for signal in self._facts.signals if signal.seq not in self._used)
+    def _words(self, asked: str) -> list[Signal]:
+        """The words that answer this question and are not used yet."""
+        return [each for each in self._facts.signals if each.once == asked and each.seq not in self._used]
 
     def _go_through(self, step: CompiledStep, record: StepRecord, count: int) -> None:
         """What is next of a `foreach` step's items."""
@@ -177,8 +180,9 @@ class _Draft:
 
     def _clear_up(self, step: CompiledStep, unit: Unit, record: StepRecord) -> None:
         """What is next of a step of which nobody knows whether it happened."""
-        word = next((each for each in self._unused() if each.name == RESUME + unit.id), None)
-        if word is not None:
+        words = self._words(waits.ask_resume(self._facts.attempt, unit.id, record.unknown))
+        if words:
+            word = words[0]
             self._used.add(word.seq)
             self.settle[unit.id] = _resumed(record, word, self._facts.now)
         elif _is_asked(record) or step.on_unknown == "ask":
@@ -261,6 +265,7 @@ def begun(before: StepRecord | None, now: int) -> StepRecord:
         attempt=before.attempt if same else before.attempt + 1,
         started_at=now if before.child is None else before.started_at,
         child=before.child,
+        failed_child=before.failed_child,
         unknown=before.unknown,
     )
 
@@ -288,9 +293,8 @@ def let_down(
     if delay is None:
         return msgspec.structs.replace(begun, state=StepState.FAILED, ended_at=now, error=problem)
     due_at = now + int(max(delay, after or 0) * 1000)
-    return msgspec.structs.replace(
-        begun, state=StepState.WAITING, error=problem, due_at=due_at, waits_for="retry", child=None
-    )
+    waiting = {"state": StepState.WAITING, "error": problem, "due_at": due_at, "waits_for": "retry", "child": None}
+    return msgspec.structs.replace(begun, **waiting, failed_child=begun.child or begun.failed_child)
 
 
 def unknown(begun: StepRecord, lost: int, *, asks: bool) -> StepRecord:
@@ -305,10 +309,23 @@ def unknown(begun: StepRecord, lost: int, *, asks: bool) -> StepRecord:
     )
 
 
-def relatives(run: Run) -> tuple[int, ...]:
-    """The runs that must hear of a run's end: the one that waits for it, and those it waited for."""
+def relatives(run: Run) -> tuple[int | str, ...]:
+    """The runs that must hear of a run's end: the one that waits for it, and those it waited for.
+
+    Of a step that was not heard of since it began: the event under which it may have started one.
+    """
+    parent = [run.request.parent.run_id] if run.request.parent else []
     children = [each.child for each in run.steps.values() if each.child and each.state == StepState.WAITING]
-    return (*([run.request.parent.run_id] if run.request.parent else []), *children)
+    return (*parent, *children, *unsure_children(run))
+
+
+def unsure_children(run: Run) -> list[str]:
+    """The events under which steps may have started runs without coming to say so."""
+    return [
+        child_event(run.id, run.attempt, name, each.failed_child)
+        for name, each in run.steps.items()
+        if each.state in (StepState.RUNNING, StepState.UNKNOWN) and each.child is None and each.items is None
+    ]
 
 
 def outcome(workflow: Workflow, records: Mapping[str, StepRecord], values: Mapping[str, Any]) -> Any | Failure:

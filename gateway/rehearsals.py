@@ -137,13 +137,15 @@ class Rehearsal:
                 message = f"step {unit_id!r} has no `timeout`, so its stub can't say that it times out"
                 raise NoStub(message)
             return
-        by = "stub"
+        by, once = "stub", ""
         if step.kind == "approval":
             name, body = waits.APPROVAL + unit_id, _read_decision(unit_id, said)
+            once = waits.ask_approval(1, unit_id)
             by = body.pop("by", None) or by
         else:
             name, body = (record.waits_for or "").removeprefix("signal "), said
-        self._signals.append(Signal(name=name, body=body, by=by, seq=len(self._signals) + 1, at=self._now))
+        seq = len(self._signals) + 1
+        self._signals.append(Signal(name=name, body=body, by=by, seq=seq, at=self._now, once=once))
 
     def _attempt(self, unit: Unit) -> StepRecord:
         step = self._workflow.steps[unit.step]

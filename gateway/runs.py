@@ -119,6 +119,8 @@ class StepRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The run that a `workflow` step started."""
     asks: Asked | None = None
     """What an approval asks; it stays there when it is decided."""
+    failed_child: int | None = None
+    """The run that an earlier attempt had started, and that failed: the next attempt starts another."""
     answered: int | None = None
     """The number of the signal that ended its waiting."""
     unknown: int = 0
@@ -140,6 +142,8 @@ class Signal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     by: str | None = None
     seq: int = 0
     at: int = 0
+    once: str = ""
+    """The question it answers, which takes one word; empty for what is said to whoever waits for the name."""
 
 
 class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

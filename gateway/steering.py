@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
@@ -10,7 +11,7 @@ import msgspec
 from gateway.errors import ConfigError, Conflict, NotFound, Unprocessable
 from gateway.events import Acceptable, Decision, Head, body_of, event_values, hash_body
 from gateway.flow import flow_values
-from gateway.plans import RESUME
+from gateway.plans import unsure_children
 from gateway.runs import (
     MOVES,
     SETTLED,
@@ -26,7 +27,7 @@ from gateway.runs import (
 )
 from gateway.store.reading import Reader, StoredEvent
 from gateway.store.records import SIGNAL, STEP, Records, Write
-from gateway.waits import APPROVAL, check_signal
+from gateway.waits import APPROVAL, RESUME, ask_approval, ask_resume, check_signal
 from gateway.workflows import Workflow, upstream
 
 Choice = Literal["approve", "reject"]
@@ -59,8 +60,7 @@ class Steering:
         run, _ = await self.question(run_id, step_id)
         name = APPROVAL + step_id
         body = {"decision": decision, "comment": comment}
-        # An attempt of the run asks anew, and so takes a new word.
-        return await self._say(run_id, Signal(name=name, body=body, by=by), once=f"{run.attempt} {name}")
+        return await self._say(run_id, Signal(name=name, body=body, by=by, once=ask_approval(run.attempt, step_id)))
 
     async def question(self, run_id: int, step_id: str) -> tuple[Run, Asked]:
         """The run, and what a step of it asks. Raises NotFound, or Conflict when it asks nothing, now or any more."""
@@ -71,7 +71,7 @@ class Steering:
             reason = "was decided already" if is_decided else "waits for no approval"
             message = f"step {step_id!r} of run {run_id} {reason}"
             raise Conflict(message)
-        if any(each.name == APPROVAL + step_id for each in run.signals):
+        if any(each.once == ask_approval(run.attempt, step_id) for each in run.signals):
             # Said, and not yet seen by a worker.
             message = f"step {step_id!r} of run {run_id} was decided already"
             raise Conflict(message)
@@ -96,22 +96,23 @@ class Steering:
             raise Conflict(message)
         name = RESUME + chosen
         body = {"decision": verdict, "output": output}
-        # Each time it becomes unknown, and each attempt of the run, takes a new word.
-        once = f"{run.attempt} {run.steps[chosen].unknown} {name}"
-        return await self._say(run_id, Signal(name=name, body=body, by=by), once=once)
+        once = ask_resume(run.attempt, chosen, run.steps[chosen].unknown)
+        return await self._say(run_id, Signal(name=name, body=body, by=by, once=once))
 
     async def retry(self, run_id: int) -> Run:
         """Do the failed steps of an ended run again, in the same run. Raises NotFound or Conflict."""
         run = await self._reader.run(run_id)
         if run.state not in MOVES["retry"].sources:
             raise _not_retried(run_id, run.state)
+        await self._refuse_unsure_children(run)
         children = [each.child for each in run.steps.values() if each.state == StepState.WAITING and each.child]
         states = await self._reader.states(children)
         forgotten = forgotten_steps(run, {child for child, state in states.items() if state in FRUITLESS})
         used = (run.steps[name].answered for name in forgotten)
         write = Write(
             id=str(run_id),
-            fence=None,
+            # What has gone on since we looked must not be forgotten.
+            fence=run.fence or None,
             fields={"attempt": run.attempt + 1, "lost": 0},
             drops=(
                 *ENDING_FIELDS,
@@ -127,9 +128,21 @@ class Steering:
             raise _not_retried(run_id, answer)
         return await self._reader.run(run_id)
 
-    async def _say(self, run_id: int, signal: Signal, once: str = "") -> Run:
+    async def _refuse_unsure_children(self, run: Run) -> None:
+        """Raise Conflict while a run goes on that a step started without coming to say so: the retry starts another."""
+        for event_id in unsure_children(run):
+            with contextlib.suppress(NotFound):
+                for run_id in (await self._reader.event(event_id)).run_ids:
+                    child = await self._reader.run(run_id)
+                    if child.request.parent is not None and child.state not in TERMINAL:
+                        message = (
+                            f"run {run_id}, which run {run.id} had started, has not ended yet; try again in a moment"
+                        )
+                        raise Conflict(message)
+
+    async def _say(self, run_id: int, signal: Signal) -> Run:
         """Give the run the word. The answer is the run after it, which may not have heard it yet."""
-        answer, state = await self._records.signal(run_id, signal, once=once)
+        answer, state = await self._records.signal(run_id, signal)
         if answer == "gone":
             message = f"there is no run {run_id}"
             raise NotFound(message)

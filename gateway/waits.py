@@ -18,6 +18,8 @@ APPROVAL = "approval:"
 SIGNAL_NAME = "^[^:/\\x00-\\x1f]+$"
 """What a signal may be called. A colon is for words of our own, such as decisions, and nobody can send those as signals."""
 LONGEST_NAME = 100
+RESUME = "resume:"
+"""What the signals that decide about an unknown step are called: this, and the id of its record."""
 MARK = "${"
 LONGEST_MESSAGE = 4000
 LONGEST_WHO = 200
@@ -108,6 +110,16 @@ def go_on(
         output = {"signal": name, "body": None, "by": None, "at": None, "timed_out": True}
         return completed(record, output, now)
     return failed("Timeout", f"no signal {name!r} came in time", record.started_at or now, now)
+
+
+def ask_approval(attempt: int, step_id: str) -> str:
+    """The question that an approval asks in one attempt of its run; the next attempt asks anew."""
+    return f"{attempt} {APPROVAL}{step_id}"
+
+
+def ask_resume(attempt: int, step_id: str, unknown: int) -> str:
+    """The question that a step asks when it is unknown for the n-th time in one attempt of its run."""
+    return f"{attempt}.{unknown} {RESUME}{step_id}"
 
 
 def completed(record: StepRecord, output: Any, now: int, answered: int | None = None) -> StepRecord:

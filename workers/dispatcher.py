@@ -243,20 +243,26 @@ class Dispatcher(Worker):
         """What is worked on now."""
         return list(self._holds)
 
-    def heed(self, word: str, record_id: str) -> None:
-        """Let go of a record (`stop`), or have whoever works on it look at it (`poke`)."""
+    def heed(self, word: str, record_id: str, fence: int | None = None) -> None:
+        """Let go of a record (`stop`), or have whoever works on it look at it (`poke`).
+
+        With a fence, only claims up to that one are meant: the word may be older than ours.
+        """
         hold = self._holds.get(record_id)
+        if hold is None or (fence is not None and hold.claimed.fence > fence):
+            return
         if word == "stop":
             self._let_go(record_id)
-        elif hold is not None:
+        else:
             hold.poked.set()
 
     def _hear(self, message: dict[str, bytes] | None) -> None:
         if message is None:
             return
-        kind, _, record_id = message["data"].decode().partition(" ")
+        kind, record_id, *fence = message["data"].decode().split(" ")
         if kind == self._records.kind:
-            self.heed("stop" if message["channel"].decode() == self._stop_channel else "poke", record_id)
+            word = "stop" if message["channel"].decode() == self._stop_channel else "poke"
+            self.heed(word, record_id, int(fence[0]) if fence else None)
 
     def _let_go(self, record_id: str) -> None:
         hold = self._holds.get(record_id)

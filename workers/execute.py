@@ -30,6 +30,7 @@ from gateway.runs import (
     run_values,
     step_of,
 )
+from gateway.store.connection import MISTAKES
 from gateway.store.reading import Reader, StoredEvent
 from gateway.store.records import STEP, Records, Write, final_fields, read_run
 from gateway.store.registry import Registry
@@ -45,6 +46,7 @@ SHORT_WAIT_MS = 250
 """A wait this short keeps its slot; a longer one is parked."""
 FAR_MS = 10 * 365 * 86_400_000
 """When a run is due that only a word from outside can wake."""
+LOOK_AGAIN = 1.0
 STUBBORN = 10.0
 """Seconds that a step gets to end when it is cancelled; one that ignores it is left behind."""
 log = structlog.get_logger()
@@ -205,6 +207,7 @@ class Execution:
             now=self._now(),
             signals=self._run.signals,
             ended=self._ended,
+            attempt=self._run.attempt,
             lists=self._lists,
         )
 
@@ -225,11 +228,14 @@ class Execution:
     async def _heed_poke(self) -> None:
         """Something happened to this run from outside: read what."""
         self._hold.poked.clear()
-        now = await self._runner.reader.run(self._run.id)
-        self._run = msgspec.structs.replace(
-            self._run, signals=now.signals, pokes=now.pokes, cancel_wish=now.cancel_wish or self._run.cancel_wish
-        )
-        await self._look_around()
+        try:
+            now = await self._runner.reader.run(self._run.id)
+            wish = now.cancel_wish or self._run.cancel_wish
+            self._run = msgspec.structs.replace(self._run, signals=now.signals, pokes=now.pokes, cancel_wish=wish)
+            await self._look_around()
+        except MISTAKES:
+            # The steps that run need no store now; look again when it may be back.
+            asyncio.get_running_loop().call_later(LOOK_AGAIN, self._hold.poked.set)
 
     async def _advance(self, plan: Plan) -> Ending | None:
         for unit_id, record in plan.settle.items():
@@ -254,7 +260,7 @@ class Execution:
     async def _wait(self, due_at: int | None) -> Ending | None:
         delay = FAR_MS if due_at is None else due_at - self._now()
         if delay <= SHORT_WAIT_MS:
-            await asyncio.sleep(max(delay, 0) / 1000)
+            await self._collect(due_at)  # a word may come just in time
             return None
         # A run that was over before this one had written down that it waits for it has poked nobody.
         if await self._look_around():
@@ -306,7 +312,7 @@ class Execution:
             cap=self._runner.max_output,
             client=self._runner.client,
             child=begun.child,
-            start=functools.partial(self._runner.family.start, self._run, unit.id, begun.attempt),
+            start=functools.partial(self._runner.family.start, self._run, unit.id, begun.failed_child),
             read=self._runner.family.read,
             models=self._runner.models,
             charge=functools.partial(self._charge, unit.id),

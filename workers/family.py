@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -12,6 +11,7 @@ from msgspec import structs
 from gateway.errors import Conflict, NotFound, Unprocessable
 from gateway.events import Acceptable, Decision, Head, hash_body
 from gateway.flow import Flow, flow_values
+from gateway.jobs import child_event
 from gateway.runs import Parent, Run, RunRequest
 from gateway.service import Storage, insist_on_stored
 from gateway.starts import root_of, too_deep
@@ -40,15 +40,18 @@ class Family:
         self._reader = reader
         self._max_depth = max_depth
 
-    async def start(self, parent: Run, unit_id: str, attempt: int, child: Child) -> int:
-        """The id of the run this attempt starts; asked again, the same. Raises NotFound, Unprocessable or Unavailable."""
+    async def start(self, parent: Run, unit_id: str, failed_child: int | None, child: Child) -> int:
+        """The id of the run this step starts; asked again, the same, until that one has failed.
+
+        Raises NotFound, Unprocessable, Conflict, or Unavailable: then it may have been started all the same.
+        """
         published = await self._find(str(child.name))
         workflow = await self._library.definition(published.digest)
         check_input(workflow, child.input)
         depth = parent.request.depth + 1
         if depth > self._max_depth:
             raise Unprocessable(too_deep(depth, self._max_depth, root_of(parent.request)))
-        event = _event(parent, unit_id, attempt, child, published)
+        event = _event(parent, unit_id, failed_child, child, published)
         stored = await self._storage.store(structs.replace(event, flows=_flows(workflow, child, parent)))
         insist_on_stored(stored)
         for _, rival, _ in stored.skipped:
@@ -78,10 +81,9 @@ def _flows(workflow: Workflow, child: Child, parent: Run) -> list[Flow | None]:
     return [workflow.flow.decide_inside(asked, alone=child.wait)]
 
 
-def _event(parent: Run, unit_id: str, attempt: int, child: Child, published: Published) -> Acceptable:
+def _event(parent: Run, unit_id: str, failed_child: int | None, child: Child, published: Published) -> Acceptable:
     body = msgspec.json.encode(child.input)
-    origin = f"{parent.id}:{parent.attempt}:{unit_id}:{attempt}"
-    event_id = "evt_" + hashlib.sha256(f"child:{origin}".encode()).hexdigest()[:28]
+    event_id = child_event(parent.id, parent.attempt, unit_id, failed_child)
     request = RunRequest(
         workflow_id=published.id,
         workflow=published.name,

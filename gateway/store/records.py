@@ -84,8 +84,8 @@ class Write(msgspec.Struct, frozen=True, kw_only=True):
     """With a delay: how many pokes it knows of. Were there more since, the record is due at once."""
     counts: tuple[str, ...] = ()
     callbacks: tuple[Outgoing, ...] = ()
-    pokes: tuple[int, ...] = ()
-    """Runs to poke."""
+    pokes: tuple[int | str, ...] = ()
+    """Runs to poke; of an event, the runs that it started, if it did."""
 
 
 class Records:
@@ -115,13 +115,13 @@ class Records:
         """
         return await self._batches.submit(write)
 
-    async def signal(self, run_id: int, signal: Signal, *, once: str = "") -> tuple[str, str]:
-        """Give an open run a word, only one under the name `once`.
+    async def signal(self, run_id: int, signal: Signal) -> tuple[str, str]:
+        """Give an open run a word, only one for each question (`once`).
 
         The answer: `ok`, `gone`, `taken`, `full`, or `refused` and the state that refused it.
         """
-        word = msgspec.json.encode({"name": signal.name, "body": signal.body, "by": signal.by})
-        arguments = (run_id, word, once, MOST_SIGNALS, *scripts.counted(OPEN))
+        word = msgspec.json.encode({"name": signal.name, "body": signal.body, "by": signal.by, "once": signal.once})
+        arguments = (run_id, word, signal.once, MOST_SIGNALS, *scripts.counted(OPEN))
         answer, *rest = await scripts.call(self._redis, "signal", self._keys.prefix, *arguments)
         return answer.decode(), rest[0].decode() if answer == b"refused" else ""
 

@@ -127,6 +127,25 @@ def test_what_is_let_go_before_it_began_is_forgotten(store: str) -> None:
     tell(story())
 
 
+def test_a_stop_of_an_older_claim_is_not_heeded(store: str) -> None:
+    """A person's stop that is still under way when the run is retried and claimed anew takes it from nobody."""
+
+    async def story() -> None:
+        async with connected(store) as redis:
+            work = Work(redis)
+            await fill(redis, 1)
+            dispatcher = Dispatcher(redis, KEYS, work.records, work.perform, StoreClock(), slots=1, lease=5)
+            (claimed,) = (await work.records.claim(dispatcher.token, 5000, 1)).items
+            dispatcher.begin(claimed)
+            dispatcher.heed("stop", claimed.id, claimed.fence - 1)
+            await until(lambda: work.begun)
+            assert dispatcher.held == [claimed.id]
+            dispatcher.heed("stop", claimed.id, claimed.fence)
+            await until(lambda: not dispatcher.held)
+
+    tell(story())
+
+
 def test_an_idle_worker_is_woken_and_does_not_poll(store: str) -> None:
     """Ten runs that come one after the other are each begun long before the next look would be due."""
 

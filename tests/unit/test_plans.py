@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from gateway.expressions import Failure
 from gateway.plans import Facts, Plan, outcome, plan, read_verdict, step_values
 from gateway.runs import SETTLED, Problem, Signal, StepRecord, StepState
+from gateway.waits import ask_approval, ask_resume
 from gateway.workflows import Workflow, prepare
 
 NOW = 1_000_000
@@ -301,10 +302,20 @@ def test_an_approval_ends_as_somebody_or_nobody_decides(
     """A decision settles the step, and when none comes in time, what the definition says."""
     flow = workflow(step("a", approval={"timeout": "1h"} | settings))
     begun = settled(plan_of(flow, {}), "a")
-    word = Signal(name="approval:a", body={"decision": decision}, by="Ada", seq=1, at=NOW)
+    word = Signal(name="approval:a", body={"decision": decision}, by="Ada", seq=1, at=NOW, once=ask_approval(1, "a"))
     later = plan_of(flow, {"a": begun}, NOW + (0 if decision else 3_600_000), (word,) if decision else ())
     record = settled(later, "a")
     assert (record.state, record.output and record.output["approved"]) == (state, approved)
+
+
+def test_only_an_answer_to_its_question_decides_an_approval() -> None:
+    """Neither a signal that is called like it, nor the answer that an attempt before was given, is taken for one."""
+    flow = workflow(step("a", approval={}))
+    begun = settled(plan_of(flow, {}), "a")
+    said: dict[str, Any] = {"name": "approval:a", "body": {"decision": "approve"}, "at": NOW}
+    words = (Signal(seq=1, **said), Signal(seq=2, once=ask_approval(1, "a"), **said))
+    assert plan_of(flow, {"a": begun}, signals=words, attempt=2) == Plan()
+    assert settled(plan_of(flow, {"a": begun}, signals=words, attempt=1), "a").answered == 2
 
 
 def test_a_run_that_waits_for_a_word_only_has_no_time() -> None:
@@ -405,7 +416,8 @@ def test_an_unknown_step_does_what_its_definition_says(policy: str, start: tuple
 def test_a_person_decides_about_an_unknown_step(decision: str, state: str) -> None:
     """Each decision settles it; `retry` has it done again as the same attempt."""
     flow = workflow(step("a", on_unknown="ask"))
-    word = Signal(name="resume:a", body={"decision": decision, "output": 7}, by="Ada", seq=3, at=NOW)
+    body = {"decision": decision, "output": 7}
+    word = Signal(name="resume:a", body=body, by="Ada", seq=3, at=NOW, once=ask_resume(1, "a", 1))
     record = settled(plan_of(flow, {"a": lost()}, signals=(word,)), "a")
     assert (record.state, record.output) == (state, 7 if decision == "complete" else None)
     if decision == "retry":

@@ -10,7 +10,7 @@
 --          pokes it knows of ('' = none: else, when there were more since, it is due again at once),
 --          counts to raise (n, names..),
 --          callbacks for the outbox (n, then each: id, fields (n, name, value, ..)),
---          runs to poke (n, ids..)
+--          runs to poke (n, ids.., or ids of events: the runs that they started)
 -- Answers  one word an item: 'ok', 'fenced' (a newer claim exists), 'gone' (no such record), or the state that refused
 local kind = take()
 
@@ -67,6 +67,12 @@ local function set_fields(key, fields)
   end
 end
 
+local function poke_all(name)
+  if not string.find(name, '^evt_') then return poke(name) end
+  local runs = redis.call('HGET', prefix .. 'event:' .. name, 'runs') or ''
+  for id in string.gmatch(runs, '[^,]+') do poke(id) end
+end
+
 local function read_item()
   local item = {id = take(), fence = take(), fields = take_list(), target = take(), sources = take_list()}
   item.drops, item.delay, item.known, item.counts, item.callbacks = take_list(), take(), take(), take_list(), {}
@@ -98,9 +104,10 @@ local function write(item)
   if flow and item.target ~= '' and item.delay == '' then leave(item.id, flow) end
   for _, count in ipairs(item.counts) do redis.call('HINCRBY', prefix .. 'counts', count, 1) end
   for _, callback in ipairs(item.callbacks) do put_callback(key, callback[1], callback[2]) end
-  for _, id in ipairs(item.pokes) do poke(id) end
+  for _, name in ipairs(item.pokes) do poke_all(name) end
   redis.call('PUBLISH', prefix .. 'moved:' .. kind .. ':' .. item.id, item.target ~= '' and item.target or state)
-  if item.fence == '' then redis.call('PUBLISH', prefix .. 'stop', kind .. ' ' .. item.id) end
+  -- Who claims it from now on is not meant.
+  if item.fence == '' then redis.call('PUBLISH', prefix .. 'stop', kind .. ' ' .. item.id .. ' ' .. (fence or 0)) end
   return 'ok'
 end
 

@@ -11,7 +11,8 @@ if not state then return {'gone'} end
 if not contains(states, state) then return {'refused', state} end
 if once ~= '' and redis.call('HEXISTS', key, 'once:' .. once) == 1 then return {'taken'} end
 local number = tonumber(redis.call('HGET', key, 'words') or 0) + 1
-if number > most then return {'full'} end
+-- The answers to what a run asks are as many as its questions: no flood of words keeps them out.
+if once == '' and number > most then return {'full'} end
 redis.call('HSET', key, 'words', number, 'signal:' .. number, '{"seq":' .. number .. ',"at":' .. moment .. ',' .. string.sub(word, 2))
 if once ~= '' then redis.call('HSET', key, 'once:' .. once, number) end
 poke(id)
