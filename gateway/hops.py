@@ -46,9 +46,10 @@ def read_hop(text: str, secrets: Iterable[bytes], message_id: str, timestamp: st
 
 def take_over(request: Request, secrets: Iterable[bytes]) -> tuple[Hop | None, str | None]:
     """The hop that a request verifiably says it is part of, and what to note of it; nothing where it has no header."""
-    lines = [request.values(name) for name in (HEADER, "webhook-id", "webhook-timestamp")]
-    if not lines[0]:
+    given = request.values(HEADER)
+    if not given:
         return None, None
+    lines = [given, request.values("webhook-id"), request.values("webhook-timestamp")]
     hop = read_hop(lines[0][0], secrets, lines[1][0], lines[2][0]) if all(len(each) == 1 for each in lines) else None
     return hop, UNVERIFIED if hop is None else f"depth {hop.depth}, began with {hop.root}"
 

@@ -41,6 +41,7 @@ from gateway.events import (
     parse_body,
 )
 from gateway.flow import Flow, FlowControl, flow_values
+from gateway.hops import HEADER as HOP
 from gateway.hops import take_over
 from gateway.nesting import MOST_LEVELS, is_too_deep
 from gateway.runs import RunRequest
@@ -254,6 +255,9 @@ class Service:
         self, app: LiveApp, request: Request, requests: list[RunRequest], decision: Decision
     ) -> tuple[list[RunRequest], Decision]:
         """Put runs behind those of the chain that the request verifiably belongs to; too deep, none is started."""
+        # Most requests belong to no chain, and this is on the way of all.
+        if not request.values(HOP):
+            return requests, decision
         secrets = (decode_secret(secret) for secret in (*app.secrets, app.callback_secret) if secret)
         hop, note = take_over(request, secrets)
         if note is not None:

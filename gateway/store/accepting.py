@@ -26,6 +26,7 @@ REPLICA_WAIT_MS = 250
 SKIPPED = b"~"
 CALLS = 2
 """Batches under way at a time: while the store writes one through to the disk, the next is made."""
+_encode = msgspec.json.Encoder().encode
 
 
 class Stored(msgspec.Struct, frozen=True):
@@ -104,16 +105,13 @@ class Acceptor:
 
 
 def _arguments(event: Acceptable) -> list[Any]:
-    requests: list[Any] = []
     lane = _lane_of(event)
-    flows: Sequence[Flow | None] = event.flows or [None] * len(event.requests)
-    for request, flow in zip(event.requests, flows, strict=True):
-        requests += [request.workflow_id, request.conversation_id or "", *_request(request, flow, lane)]
+    requests = _plain_requests(event.requests) if not event.flows else _requests(event.requests, event.flows, lane)
     return [
         event.id,
         event.body_hash,
         *scripts.counted(event.keys),
-        msgspec.json.encode(event.head),
+        _encode(event.head),
         event.body,
         *scripts.counted(requests),
         lane,
@@ -121,15 +119,30 @@ def _arguments(event: Acceptable) -> list[Any]:
     ]
 
 
+def _plain_requests(requests: Sequence[RunRequest]) -> list[Any]:
+    """The requests of nearly all events: nothing holds their runs back."""
+    found: list[Any] = []
+    for request in requests:
+        found += (request.workflow_id, request.conversation_id or "", _encode(request), "", "")
+    return found
+
+
+def _requests(requests: Sequence[RunRequest], flows: Sequence[Flow | None], lane: str) -> list[Any]:
+    found: list[Any] = []
+    for request, flow in zip(requests, flows, strict=True):
+        found += [request.workflow_id, request.conversation_id or "", *_request(request, flow, lane)]
+    return found
+
+
 def _request(request: RunRequest, flow: Flow | None, lane: str) -> list[Any]:
     """A request, its flow, and its item where it becomes one of a batch: then the batch's run has no other input."""
     if flow is None:
-        return [msgspec.json.encode(request), "", ""]
-    text = msgspec.json.encode(msgspec.structs.replace(flow, lane=lane))
+        return [_encode(request), "", ""]
+    text = _encode(msgspec.structs.replace(flow, lane=lane))
     if flow.batch is None:
-        return [msgspec.json.encode(request), text, ""]
+        return [_encode(request), text, ""]
     whole = msgspec.structs.replace(request, input=None)
-    return [msgspec.json.encode(whole), text, msgspec.json.encode(request.input)]
+    return [_encode(whole), text, _encode(request.input)]
 
 
 def _lane_of(event: Acceptable) -> str:
