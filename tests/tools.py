@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,14 @@ from workers.main import work
 PATIENCE = 15.0
 SECRET = "a secret of the tests"
 KEYS = Keys()
+
+
+class RoomyServer(ThreadingHTTPServer):
+    """An HTTP server of the standard library that takes many connections at once: by itself it lets five queue, and
+    resets some of those that come beyond.
+    """
+
+    request_queue_size = 1024
 
 
 class Valkey:

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -29,6 +29,7 @@ from gateway import embedded
 from gateway.runs import TERMINAL, Run
 from gateway.store.keys import Keys
 from gateway.store.records import read_run
+from tests.tools import RoomyServer
 
 CI_SECRET = "orqo-canary-0123456789abcdef"
 GITHUB_SECRET = "github-canary-0123456789abcdef"
@@ -248,7 +249,7 @@ class Listener:
     def __init__(self, folder: Path) -> None:
         self.ledger = Ledger(folder / "cb.log")
         self._failures: dict[str, int] = {}
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server = RoomyServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
         self._thread.start()

@@ -18,7 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from tests.acceptance.machine import Ledger, Listener, Machine, order, request, 
 from tests.faults.ledgers import is_good
 from tests.faults.nemesis import KILLS, Nemesis
 from tests.model_server import KEY
+from tests.tools import RoomyServer
 
 ROOT = Path(__file__).parents[2]
 ITEMS = 4
@@ -120,7 +121,7 @@ class Door:
 
     def __init__(self, folder: Path) -> None:
         self.ledger = Ledger(folder / "http.log")
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server = RoomyServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
         self._thread.start()

@@ -20,7 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +38,7 @@ from gateway.errors import Unavailable
 from gateway.signatures import PRESETS, Request, sign
 from gateway.web.adapter import Adapters
 from gateway.web.client import Client
+from tests.tools import RoomyServer
 
 PATIENCE = 30.0
 SECRET = "s3cr3t"
@@ -121,7 +122,7 @@ class AdapterServer:
     def __init__(self) -> None:
         self.asked: list[tuple[str, str, Any]] = []
         self.released, self.awake = threading.Event(), threading.Event()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server = RoomyServer(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
     @contextlib.contextmanager
