@@ -96,10 +96,17 @@ class Parts:
             schedule=settings.callback_schedule,
             timeout=settings.callback_timeout,
         )
+        self.sweep = self._new_sweep(reader)
+        ticking = Ticking(self.redis, self.keys)
+        self.ticker = Clock(ticking, self.registry, acceptor)
+        self.chains = Chains(ticking, self.registry, reader, acceptor, max_depth=settings.max_depth)
+
+    def _new_sweep(self, reader: Reader) -> Sweep:
+        settings = self.settings
         retention = Retention(
             self.redis, self.keys, Limits(settings.keep_days, settings.keep_runs, int(settings.dedupe_days * DAY_MS))
         )
-        self.sweep = Sweep(
+        return Sweep(
             self.redis,
             self.keys,
             self.runs,
@@ -108,9 +115,6 @@ class Parts:
             retention=retention,
             retiring=Retiring(retention, self._new_archive(reader), seconds=settings.lease / 2),
         )
-        ticking = Ticking(self.redis, self.keys)
-        self.ticker = Clock(ticking, self.registry, acceptor)
-        self.chains = Chains(ticking, self.registry, reader, acceptor, max_depth=settings.max_depth)
 
     def _new_archive(self, reader: Reader) -> Archive | None:
         folder = self.settings.archive_dir
