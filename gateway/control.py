@@ -15,6 +15,7 @@ import msgspec
 from gateway.approvals import LinkDocument, Links
 from gateway.apps import App, LiveApp
 from gateway.credits import Payment, cost_of
+from gateway.decisions import NO_COSTS
 from gateway.documents import kinds_of
 from gateway.errors import Conflict, GatewayError, NotFound
 from gateway.events import Acceptable, Decision, Head, caller_key, hash_body, new_event_id, session_of
@@ -24,7 +25,7 @@ from gateway.outbox import callbacks_for
 from gateway.plans import relatives
 from gateway.publishing import Publishing
 from gateway.runs import MOVES, TERMINAL, Problem, Run, RunRequest, State
-from gateway.service import NO_COSTS, Storage, insist_on_stored
+from gateway.service import Storage, insist_on_stored
 from gateway.steering import Steering, repeat, repetition, rerun_values
 from gateway.store.catalog import Catalog
 from gateway.store.connection import MISTAKES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -106,7 +107,7 @@ def hash_body(body: bytes) -> str:
 
 
 def dedupe_keys(
-    app: LiveApp, scheme: Scheme, request: Request, delivery: str | None, values: dict[str, Any]
+    app: LiveApp, scheme: Scheme, request: Request, delivery: str | None, values: Callable[[], dict[str, Any]]
 ) -> list[str]:
     """The keys under which this delivery is remembered; one that is known already makes it a repetition.
 
@@ -118,7 +119,9 @@ def dedupe_keys(
     return keys if scheme.signed_id else list(dict.fromkeys((*keys, _body_key(app, request))))
 
 
-def _given_keys(app: LiveApp, request: Request, delivery: str | None, values: dict[str, Any]) -> list[str]:
+def _given_keys(
+    app: LiveApp, request: Request, delivery: str | None, values: Callable[[], dict[str, Any]]
+) -> list[str]:
     if delivery is not None:
         return [_key(app.id, "id", delivery)]
     for name in CALLER_KEYS:
@@ -127,7 +130,7 @@ def _given_keys(app: LiveApp, request: Request, delivery: str | None, values: di
             return [_key(app.id, "key", _single_key(name, given))]
     if app.dedupe == "body":
         return [_body_key(app, request)]
-    return [] if app.dedupe is None else [_key(app.id, "cel", _computed_key(app, values))]
+    return [] if app.dedupe is None else [_key(app.id, "cel", _computed_key(app, values()))]
 
 
 def caller_key(owner: str, key: str) -> str:

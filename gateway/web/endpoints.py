@@ -16,12 +16,12 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
+from gateway.contents import read_as
 from gateway.control import Control, Order, Started
 from gateway.errors import BadRequest, GatewayError, MethodNotAllowed, NotFound, Timeout, TooLarge, Unavailable
 from gateway.hooks import is_hook_id
 from gateway.management import Management
 from gateway.runs import Run
-from gateway.service import read_as
 from gateway.store.connection import MISTAKES
 from gateway.store.listing import Listing
 from gateway.store.waiting import TooManyWaiters

@@ -24,7 +24,7 @@ def keys(
     request = Request("POST", "/", headers, body)
     live = LiveApp(App(id=app, name="a", verify="none", dedupe=dedupe), lambda *_: None)
     values = {"event": {"body": PARSED, "type": None}}
-    return dedupe_keys(live, scheme, request, delivery_id(scheme, request, PARSED), values)
+    return dedupe_keys(live, scheme, request, delivery_id(scheme, request, PARSED), lambda: values)
 
 
 # ---- first: the sender's own id

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from gateway.apps import App, LiveApp, TriggerSettings
 from gateway.callbacks import decode_secret
+from gateway.contents import check_media, read_direct, read_json
 from gateway.dialects.orqo import answer as orqo_answer
 from gateway.errors import (
     BadRequest,
@@ -28,7 +29,7 @@ from gateway.errors import (
 )
 from gateway.events import Acceptable
 from gateway.hops import UNVERIFIED, Hop, write_hop
-from gateway.service import Receipt, Service, Started, check_media, read_direct, read_json
+from gateway.service import Receipt, Service, Started
 from gateway.signatures import Request
 from gateway.store.accepting import Stored
 from gateway.workflows import Published, Workflow, prepare

@@ -1,0 +1,169 @@
+"""What one proven request comes to: an event, what makes it the same as another, and the runs it is to start.
+
+Pure but for the directory in memory: the same request against the same directory gives the same answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any, Protocol
+
+import msgspec
+
+from gateway.apps import LiveApp
+from gateway.callbacks import decode_secret
+from gateway.contents import read_content
+from gateway.credits import Payment, cost_of
+from gateway.errors import Unprocessable
+from gateway.events import (
+    KEPT_HEADERS,
+    Acceptable,
+    Decision,
+    Head,
+    Verdict,
+    dedupe_keys,
+    event_values,
+    hash_body,
+    parse_body,
+)
+from gateway.flow import Flow, FlowControl, flow_values
+from gateway.hops import HEADER as HOP
+from gateway.hops import take_over
+from gateway.proving import Proof
+from gateway.runs import RunRequest
+from gateway.signatures import Request, delivery_id, event_type
+from gateway.starts import too_deep
+from gateway.triggers import DirectRequest, start_by_triggers, start_directly
+from gateway.workflows import Published, Workflow
+
+NO_COSTS: Mapping[str, int] = MappingProxyType({})
+
+
+class Directory(Protocol):
+    """Where apps and workflows are looked up, in memory."""
+
+    workflows: dict[str, Published]
+
+    def app(self, name: str) -> LiveApp: ...
+
+    def definition_at_hand(self, digest: str) -> Workflow | None: ...
+
+
+class Arrival:
+    """One proven request of an app, read: what it holds, what names it, and what expressions see of it."""
+
+    def __init__(self, app: LiveApp, proof: Proof, request: Request, event_id: str) -> None:
+        self.app = app
+        self.proof = proof
+        self.request = request
+        self.event_id = event_id
+        self.content = read_content(app, request) if proof.message is None else proof.message
+        parsed = None if app.direct else self.content
+        self.delivery_id = delivery_id(proof.scheme, request, parsed)
+        self.type = event_type(proof.scheme, request, parsed)
+        self.headers = {name: value for name, value in request.headers if name in KEPT_HEADERS}
+
+    @cached_property
+    def values(self) -> dict[str, Any]:
+        """What expressions see. Made when one asks: hardly anything does of a direct request."""
+        body = parse_body(self.request.body) if self.app.direct else self.content
+        event = event_values(self.event_id, self.type, self.delivery_id, self.headers, body)
+        return {"event": event, "app": {"id": self.app.id, "name": self.app.app.name}}
+
+
+class Decider:
+    """Decides what requests start."""
+
+    def __init__(self, directory: Directory, costs: Mapping[str, int] = NO_COSTS, max_depth: int = 16) -> None:
+        self._directory = directory
+        self._costs = costs
+        self._max_depth = max_depth
+
+    def decide(self, app: LiveApp, proof: Proof, request: Request, event_id: str) -> Acceptable:
+        """The event to store and the runs to start. Raises BadRequest, UnsupportedMedia or Unprocessable."""
+        arrival = Arrival(app, proof, request, event_id)
+        requests, verdicts = self._start(arrival)
+        flows = self._flows(arrival, requests)
+        keys = dedupe_keys(app, proof.scheme, request, arrival.delivery_id, lambda: arrival.values)
+        decision = Decision(
+            outcome="accepted" if requests else "ignored", scheme=proof.kind, secret=proof.secret, triggers=verdicts
+        )
+        requests, decision = self._place(app, request, requests, decision)
+        return Acceptable(
+            id=event_id,
+            body=request.body,
+            body_hash=hash_body(request.body),
+            keys=keys,
+            head=_head(arrival, decision),
+            requests=requests,
+            flows=flows if requests else [],
+            payment=self._payment(app, requests),
+        )
+
+    def _start(self, arrival: Arrival) -> tuple[list[RunRequest], list[Verdict]]:
+        app, content = arrival.app, arrival.content
+        if isinstance(content, DirectRequest):
+            return [start_directly(content, app.id, arrival.event_id, self._find)], []
+        return start_by_triggers(app, arrival.event_id, arrival.values, self._find)
+
+    def _place(
+        self, app: LiveApp, request: Request, requests: list[RunRequest], decision: Decision
+    ) -> tuple[list[RunRequest], Decision]:
+        """Put runs behind those of the chain that the request verifiably belongs to; too deep, none is started."""
+        # Most requests belong to no chain, and this is on the way of all.
+        if not request.values(HOP):
+            return requests, decision
+        secrets = (decode_secret(secret) for secret in (*app.secrets, app.callback_secret) if secret)
+        hop, note = take_over(request, secrets)
+        if note is not None:
+            decision = msgspec.structs.replace(decision, hop=note)
+        if hop is None or not requests:
+            return requests, decision
+        depth = hop.depth + 1
+        if depth > self._max_depth:
+            reason = too_deep(depth, self._max_depth, hop.root)
+            return [], msgspec.structs.replace(decision, outcome="parked", reason=reason)
+        return [msgspec.structs.replace(each, root=hop.root, depth=depth) for each in requests], decision
+
+    def _flows(self, arrival: Arrival, requests: list[RunRequest]) -> list[Flow | None]:
+        """What controls the flow of each run; nothing where no workflow says anything."""
+        found = [self._directory.definition_at_hand(request.digest) for request in requests]
+        if all(workflow is None or workflow.flow is None for workflow in found):
+            return []
+        return [
+            None if workflow is None or workflow.flow is None else _flow(workflow.flow, request, arrival.values)
+            for workflow, request in zip(found, requests, strict=True)
+        ]
+
+    def _payment(self, app: LiveApp, requests: list[RunRequest]) -> Payment | None:
+        if app.app.credits is None or not requests:
+            return None
+        found = [self._directory.definition_at_hand(request.digest) for request in requests]
+        cost = sum(cost_of(workflow.kinds, self._costs) for workflow in found if workflow is not None)
+        return Payment(app.payer, app.app.credits, cost)
+
+    def _find(self, name: str | int) -> tuple[Published, Workflow]:
+        published = self._directory.workflows.get(str(name))
+        workflow = None if published is None else self._directory.definition_at_hand(published.digest)
+        if published is None or workflow is None:
+            message = f"workflow_id: there is no workflow {name!r}"
+            raise Unprocessable(message, path="workflow_id")
+        return published, workflow
+
+
+def _head(arrival: Arrival, decision: Decision) -> Head:
+    return Head(
+        app_id=arrival.app.id,
+        type=arrival.type,
+        delivery_id=arrival.delivery_id,
+        headers=arrival.headers,
+        message=arrival.proof.message,
+        decision=decision,
+    )
+
+
+def _flow(control: FlowControl, request: RunRequest, known: Mapping[str, Any]) -> Flow:
+    values = flow_values(request.input, request.task, request.metadata, known["app"], known["event"])
+    return control.decide(values)

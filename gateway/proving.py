@@ -1,0 +1,56 @@
+"""Who sent a request, and why that is believed: by the app's scheme, or by the word of its adapter."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import msgspec
+
+from gateway.apps import LiveApp
+from gateway.challenges import Challenge
+from gateway.errors import Unauthorized, Unavailable
+from gateway.signatures import PRESETS, Request, Scheme, verify
+
+
+class Mediator(Protocol):
+    """Who verifies and parses for the apps that have an adapter."""
+
+    async def read(self, app: LiveApp, request: Request) -> Challenge | dict[str, Any]: ...
+
+
+class Proof(msgspec.Struct, frozen=True):
+    """Why a request is believed: a scheme and which secret, or an adapter, and the message it made of it."""
+
+    scheme: Scheme
+    kind: str
+    secret: int | None = None
+    message: dict[str, Any] | None = None
+
+
+class Prover:
+    """Asks for proof of each request. Nothing of one is parsed before."""
+
+    def __init__(self, adapters: Mediator | None = None) -> None:
+        self._adapters = adapters
+
+    async def prove(self, app: LiveApp, request: Request, now: float) -> Proof | Challenge:
+        """The proof that `request` is this app's, `now` being Unix seconds; or a challenge that its adapter answered.
+
+        Raises Unauthorized with `details["reason"]` of the verdict, and Unavailable where nobody could judge.
+        """
+        if app.problem is not None:
+            raise Unauthorized(reason="not_configured")
+        if app.adapter is not None:
+            return await self._mediate(app, request)
+        if app.scheme is None:
+            raise Unauthorized(reason="not_configured")
+        verdict = verify(app.scheme, app.secrets, request, now)
+        if not verdict.valid:
+            raise Unauthorized(reason=verdict.reason)
+        return Proof(app.scheme, app.scheme.kind, verdict.secret)
+
+    async def _mediate(self, app: LiveApp, request: Request) -> Proof | Challenge:
+        if self._adapters is None:
+            raise Unavailable(reason="no_adapters")
+        found = await self._adapters.read(app, request)
+        return found if isinstance(found, Challenge) else Proof(PRESETS["none"], "adapter", message=found)
