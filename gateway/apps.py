@@ -14,6 +14,7 @@ from gateway.credits import Allowance
 from gateway.egress import check_url
 from gateway.errors import ConfigError
 from gateway.expressions import Expression, compile_expression
+from gateway.reconciling import ReconcileSettings, check_reconcile
 from gateway.runs import LARGEST_ID
 from gateway.secrets import SHORTEST, SecretRef
 from gateway.signatures import PRESETS, Scheme, check_secret, read_scheme
@@ -77,6 +78,7 @@ class App(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True,
     disabled: bool = False
     max_body: Annotated[int, msgspec.Meta(ge=1)] | None = None
     credits: Allowance | None = None
+    reconcile: ReconcileSettings | None = None
     managed_by: str = "api"
 
     @property
@@ -116,6 +118,7 @@ class LiveApp:
         if self.adapter is not None:
             self.credentials, self.problem = _gather_credentials(app, resolve)
         self.verify_token = _find_verify_token(app, resolve)
+        self.reconcile_token = None if app.reconcile is None else resolve(app.reconcile.token, f"app:{app.name}")
         self.triggers = tuple(Trigger(settings, f"triggers[{i}]") for i, settings in enumerate(app.triggers))
         self.dedupe = compile_dedupe(app.dedupe)
         self.payer = app.payer
@@ -204,6 +207,10 @@ def check_app(app: App) -> None:
     if app.verify_token is not None and read_sender(app.verify) not in META and app.adapter in (None, "direct"):
         message = "verify_token is for `scheme: meta`, whose sender asks for it, or for an app with an adapter's url"
         raise ConfigError(message, path="verify_token")
+    if app.reconcile is not None:
+        check_reconcile(app.reconcile, read_sender(app.verify))
+        if (refusal := check_url(ANYWHERE, app.reconcile.api)) is not None:
+            raise ConfigError(refusal, path="reconcile.api")
     if app.callback is not None and (refusal := check_url(ANYWHERE, app.callback.url)) is not None:
         raise ConfigError(refusal, path="callback.url")
     if app.callback is not None and "send" not in app.capabilities:

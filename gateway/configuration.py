@@ -246,6 +246,8 @@ def _check_references(app: App) -> None:
         named["callback.secret"] = app.callback.secret
     if app.verify_token is not None:
         named["verify_token"] = app.verify_token
+    if app.reconcile is not None:
+        named["reconcile.token"] = app.reconcile.token
     for path, reference in named.items():
         if reference.sealed is not None or bool(reference.env) == bool(reference.file):
             message = "a secret in a file is one of {env: NAME} and {file: PATH}"

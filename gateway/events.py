@@ -123,7 +123,7 @@ def _given_keys(
     app: LiveApp, request: Request, delivery: str | None, values: Callable[[], dict[str, Any]]
 ) -> list[str]:
     if delivery is not None:
-        return [_key(app.id, "id", delivery)]
+        return [id_key(app.id, delivery)]
     for name in CALLER_KEYS:
         given = [value for header, value in request.headers if header == name]
         if given:
@@ -136,6 +136,11 @@ def _given_keys(
 def caller_key(owner: str, key: str) -> str:
     """The key under which a caller's own `Idempotency-Key` is remembered; another caller's is another."""
     return _key(owner.replace(" ", "-"), "key", key)
+
+
+def id_key(app_id: int, delivery: str) -> str:
+    """The key under which the sender's own id of a delivery is remembered."""
+    return _key(app_id, "id", delivery)
 
 
 def _body_key(app: LiveApp, request: Request) -> str:

@@ -120,6 +120,9 @@ class _StoreCollector(Collector):
 def _sweep_metrics(figures: StoreFigures) -> Iterator[Metric]:
     yield _counter("gateway_mended", "What was lost and the sweep put back", ["what"], "mended", figures.counts)
     yield _counter("gateway_removed", "What was past its time and is removed", ["what"], "removed", figures.counts)
+    yield _counter(
+        "gateway_reconciled", "Deliveries that a sender was asked for again", ["what"], "reconciled", figures.counts
+    )
     yield _counter("gateway_archived_lines", "Lines written to the archive", ["what"], "archived", figures.counts)
     failed = float(figures.archive_failed)
     yield _value("gateway_archive_failed", "1 when the archive can't be written, so that nothing is removed", failed)

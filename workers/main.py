@@ -30,6 +30,7 @@ from gateway.settings import Settings, read_settings
 from gateway.store.catalog import Catalog
 from gateway.store.connection import check_server, connect, write_job
 from gateway.store.keys import Keys
+from gateway.store.marks import Marks
 from gateway.store.reading import Reader
 from gateway.store.records import Kind, Records
 from gateway.store.registry import Registry
@@ -38,6 +39,7 @@ from gateway.store.ticking import Ticking
 from gateway.store.waiting import tell_delta
 from gateway.tasks import end_tasks
 from gateway.web.client import Client
+from gateway.web.reconciler import Reconciler
 from workers.archive import Archive
 from workers.chain import Chains
 from workers.clock import Clock
@@ -46,6 +48,7 @@ from workers.dispatcher import Dispatcher, Ending, Hold, StoreClock
 from workers.execute import Runner
 from workers.executors.base import Models, rules_of
 from workers.family import Family
+from workers.reconcile import Reconciling
 from workers.retiring import Retiring
 from workers.sweep import Sweep
 from workers.watchdog import Watchdog
@@ -101,6 +104,10 @@ class Parts:
         self.ticker = Clock(ticking, self.registry, acceptor)
         self.chains = Chains(ticking, self.registry, reader, acceptor, max_depth=settings.max_depth)
 
+    def _new_reconciling(self) -> Reconciling:
+        marks = Marks(self.redis, self.keys)
+        return Reconciling(self.registry, marks, Reconciler(self.client, marks))
+
     def _new_sweep(self, reader: Reader) -> Sweep:
         settings = self.settings
         retention = Retention(
@@ -129,7 +136,7 @@ class Parts:
 
     def loops(self) -> list[Coroutine[Any, Any, None]]:
         """What goes on beside the dispatchers, for ever."""
-        return [self.sweep.go(), self.ticker.go(), self.chains.go()]
+        return [self.sweep.go(), self.ticker.go(), self.chains.go(), self._new_reconciling().go()]
 
     def run_dispatcher(self) -> Dispatcher:
         return Dispatcher(

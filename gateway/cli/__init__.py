@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import typer
 
-from gateway.cli import acting, configuring, demo, hooking, looking, managing, publishing, rehearsing, sending, serving
+from gateway.cli import (
+    acting,
+    configuring,
+    demo,
+    hooking,
+    looking,
+    managing,
+    publishing,
+    reconciling,
+    rehearsing,
+    sending,
+    serving,
+)
 
 app = typer.Typer(
     name="gateway",
@@ -32,6 +44,7 @@ app.command("schema", rich_help_panel=SET_UP)(configuring.schema)
 app.add_typer(managing.apps, name="app", rich_help_panel=SET_UP)
 app.add_typer(hooking.hooks, name="hook", rich_help_panel=SET_UP)
 app.add_typer(managing.tokens, name="token", rich_help_panel=SET_UP)
+managing.apps.command("reconcile")(reconciling.reconcile)
 looking.workflows.command("upload")(publishing.upload)
 looking.workflows.command("versions")(publishing.list_versions)
 looking.workflows.command("diff")(publishing.diff)

@@ -214,6 +214,8 @@ def _warnings_of(app: Any) -> list[str]:
         asked.append((None, app.callback.secret, "its callbacks are not sent"))
     if app.verify_token:
         asked.append((None, app.verify_token, "its challenges are refused"))
+    if app.reconcile:
+        asked.append((None, app.reconcile.token, "nothing is reconciled"))
     for judge, reference, consequence in asked:
         complaint = complain_of_secret(judge, resolve_secret(reference, "", ()))
         if complaint:
