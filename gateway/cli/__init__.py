@@ -11,6 +11,7 @@ from gateway.cli import (
     hooking,
     looking,
     managing,
+    probing,
     publishing,
     reconciling,
     rehearsing,
@@ -64,6 +65,7 @@ app.add_typer(looking.runs, name="run", rich_help_panel=LOOK)
 app.add_typer(looking.callbacks, name="callback", rich_help_panel=LOOK)
 app.command("send", rich_help_panel=TRY)(sending.send)
 app.command("verify", rich_help_panel=TRY)(sending.verify)
+app.command("probe", rich_help_panel=TRY)(probing.probe)
 
 
 def main() -> None:

@@ -30,7 +30,7 @@ def send(
     from gateway.signatures import Request, read_scheme, sign
 
     with plainly():
-        body = _read_data(data)
+        body = read_data(data)
         extra = [_read_header(line) for line in header or []]
         given = {name for name, _ in extra}
         headers = [
@@ -90,7 +90,7 @@ async def _post(method: str, url: str, headers: list[tuple[str, str]], body: byt
     return answer
 
 
-def _read_data(data: str) -> bytes:
+def read_data(data: str) -> bytes:
     if data == "@-":
         return sys.stdin.buffer.read()
     if data.startswith("@"):
