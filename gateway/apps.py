@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
@@ -14,7 +15,10 @@ from gateway.credits import Allowance
 from gateway.egress import check_url
 from gateway.errors import ConfigError
 from gateway.expressions import Expression, compile_expression
+from gateway.forms import FileRules, is_secretive
+from gateway.media import JSON, USUAL, check_types, is_taken
 from gateway.reconciling import ReconcileSettings, check_reconcile
+from gateway.responses import Response, ResponseSettings
 from gateway.runs import LARGEST_ID
 from gateway.secrets import SHORTEST, SecretRef
 from gateway.signatures import PRESETS, Scheme, check_secret, read_scheme
@@ -25,6 +29,9 @@ Capability = Literal["receive", "send"]
 Resolve = Callable[[SecretRef, str], str | None]
 """Where a secret's value is looked up, for which owner."""
 UNSET = msgspec.UNSET
+HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+JSON_FIELDS = {"jotform": "rawRequest", "mandrill": "mandrill_events"}
+"""The field of a sender's forms that holds the event as JSON."""
 ALGORITHMS = {"hmac-sha256": "sha256", "hmac-sha1": "sha1", "hmac-sha512": "sha512"}
 
 
@@ -75,6 +82,11 @@ class App(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True,
     triggers: list[TriggerSettings] = []
     callback: CallbackSettings | None = None
     dedupe: str | None = None
+    headers: tuple[str, ...] = ()
+    content_types: tuple[str, ...] = ()
+    files: FileRules = FileRules()
+    json_field: str | None = None
+    respond: ResponseSettings | None = None
     disabled: bool = False
     max_body: Annotated[int, msgspec.Meta(ge=1)] | None = None
     credits: Allowance | None = None
@@ -121,6 +133,12 @@ class LiveApp:
         self.reconcile_token = None if app.reconcile is None else resolve(app.reconcile.token, f"app:{app.name}")
         self.triggers = tuple(Trigger(settings, f"triggers[{i}]") for i, settings in enumerate(app.triggers))
         self.dedupe = compile_dedupe(app.dedupe)
+        self.headers = frozenset(name.lower() for name in app.headers)
+        self.content_types = app.content_types or (self.scheme.content_types if self.scheme else ()) or USUAL
+        self.takes_json = is_taken(JSON, self.content_types)
+        self.json_field = app.json_field or JSON_FIELDS.get(self.sender or "")
+        self.query_secrets = frozenset(each for each in (*self.secrets, app.token) if each)
+        self.response = None if app.respond is None else Response(app.respond)
         self.payer = app.payer
         self.callback_secret = None if app.callback is None else resolve(app.callback.secret, f"app:{app.name}")
 
@@ -192,8 +210,9 @@ def compile_dedupe(text: str | None) -> Expression | Literal["body"] | None:
 
 def check_app(app: App) -> None:
     """Raise ConfigError with `details["path"]` for what can be known to be wrong without any secret."""
-    read_verify(app)
+    scheme, _ = read_verify(app)
     compile_dedupe(app.dedupe)
+    _check_contents(app, scheme)
     names = [trigger.name for trigger in app.triggers]
     for index, settings in enumerate(app.triggers):
         Trigger(settings, f"triggers[{index}]")
@@ -216,6 +235,24 @@ def check_app(app: App) -> None:
     if app.callback is not None and "send" not in app.capabilities:
         message = "this app has a callback but not the capability `send`"
         raise ConfigError(message, path="capabilities")
+
+
+def _check_contents(app: App, scheme: Scheme | None) -> None:
+    """What it takes, and shows of it."""
+    check_types(app.content_types, "content_types")
+    check_types(app.files.types, "files.types")
+    if app.adapter == "direct" and app.content_types:
+        message = "an app with `adapter: direct` takes run requests, which are JSON; take out `content_types`"
+        raise ConfigError(message, path="content_types")
+    for index, name in enumerate(app.headers):
+        if not HEADER.fullmatch(name):
+            message = f"{name!r} is no header's name"
+            raise ConfigError(message, path=f"headers[{index}]")
+        if is_secretive(name) or (scheme is not None and name.lower() == scheme.plan.header):
+            message = f"{name!r} shows who sends; it is never kept, and expressions can't read it"
+            raise ConfigError(message, path=f"headers[{index}]")
+    if app.respond is not None:
+        Response(app.respond)
 
 
 def _check_adapter(app: App) -> None:

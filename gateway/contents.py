@@ -1,15 +1,24 @@
-"""What a request holds: its bytes read as what its content type says. Nothing here is asked before they are verified."""
+"""What a request holds: its bytes read as what its content type says. Nothing here is asked before they are verified.
+
+An event is stored as it came, so what expressions see of it is made anew, by `stored_values`, for each step, repetition
+and replay: out of the same bytes and headers, by the same functions, and so the same.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
 
 from gateway.apps import LiveApp
-from gateway.errors import BadRequest, Unprocessable, UnsupportedMedia
+from gateway.envelopes import open_envelope
+from gateway.errors import BadRequest, Refused, Unprocessable, UnsupportedMedia
+from gateway.events import Content, Head, event_values, parse_body
+from gateway.forms import UNLIMITED, File, FileRules, Form, check_file, clean_name, read_multipart, read_urlencoded
+from gateway.media import FORM, JSON, MULTIPART, OPAQUE, Media, charset_of, decode_text, is_json, is_taken, read_media
 from gateway.nesting import MOST_LEVELS, is_too_deep
 from gateway.signatures import Request
 from gateway.triggers import DirectRequest
@@ -18,19 +27,56 @@ Read = TypeVar("Read")
 TOO_DEEP = f"the body is JSON nested too deeply: more than {MOST_LEVELS} levels"
 BYTE = re.compile(r"\(byte (\d+)\)")
 JSON_TYPE = re.compile(r"application/(json|[\w.+-]+\+json)\s*(;.*)?", re.IGNORECASE)
+PLAIN = Media(JSON)
+PAYLOAD = "payload"
+"""The field that forms of GitHub, Gitea, Slack and Travis have, and no other: the event as JSON."""
 
 _direct = msgspec.json.Decoder(DirectRequest)
 _anything = msgspec.json.Decoder()
 
 
-def read_content(app: LiveApp, request: Request) -> Any:
-    """The body: a DirectRequest where the app's adapter is `direct`, else any JSON. Raises as `read_as` does."""
-    check_media(request)
-    return read_direct(request.body) if app.direct else read_json(request.body)
+def read_content(app: LiveApp, request: Request, headers: Mapping[str, str]) -> DirectRequest | Content:
+    """A DirectRequest where the app's adapter is `direct`, else what the body holds. `headers` are those that are kept.
+
+    Raises as `read_as` does; UnsupportedMedia for a content type that the app does not take, BadRequest for bytes that
+    are not what it says, TooLarge and UnsupportedMedia for files that the app does not take.
+    """
+    media = check_media(app, request)
+    if app.direct:
+        return read_direct(request.body)
+    if media is None:
+        content = Content(read_json(request.body))
+    else:
+        content = _read_other(media, request.body, app.app.files, app.json_field, read_json)
+    return _open(media, headers, content)
 
 
-def check_media(request: Request) -> None:
-    """Refuse content that is not plain JSON by its own headers."""
+def stored_values(event_id: str, head: Head, body: bytes, *, contents: bool = False) -> dict[str, Any]:
+    """The `event` of a stored one; `contents` puts the bytes of its files beside them, in base64. Never raises."""
+    content = restore_content(head, body)
+    return event_values(
+        event_id, head.type, head.delivery_id, content, head.headers, head.method, head.query, contents=contents
+    )
+
+
+def restore_content(head: Head, body: bytes) -> Content:
+    """What a stored event holds, as it was read when it came; nothing where that is not to be had any more."""
+    if head.message is not None:
+        return Content(head.message)
+    media = read_media(head.headers.get("content-type", ""))
+    content = Content()
+    # What was taken is read again without a fault; but a direct request is no CloudEvent, whatever it calls itself.
+    with contextlib.suppress(Refused):
+        if not media.kind or is_json(media.kind):
+            content = Content(parse_body(body))
+        else:
+            content = _read_other(media, body, UNLIMITED, head.field, parse_body, lone=False)
+        content = _open(media, head.headers, content)
+    return content
+
+
+def check_media(app: LiveApp, request: Request) -> Media | None:
+    """The content type, which is None for JSON, as most is. Raises UnsupportedMedia for what the app does not take."""
     encodings = [
         value for name, value in request.headers if name == "content-encoding" and value.strip().lower() != "identity"
     ]
@@ -38,10 +84,66 @@ def check_media(request: Request) -> None:
         message = f"content-encoding {encodings[0][:40]!r} is not accepted; send the body as it is"
         raise UnsupportedMedia(message)
     types = [value for name, value in request.headers if name == "content-type"]
-    if len(types) != 1 or not JSON_TYPE.fullmatch(types[0].strip()):
+    if len(types) == 1 and app.takes_json and JSON_TYPE.fullmatch(types[0].strip()):
+        return None
+    if not types and not request.body and not app.direct:
+        return Media()
+    media = read_media(types[0]) if len(types) == 1 else Media()
+    if not media.kind or app.direct or not is_taken(media.kind, app.content_types):
         found = repr(types[0][:60]) if len(types) == 1 else f"given {len(types)} times"
-        message = f"content-type {found} is not accepted here; send one application/json"
+        taken = "application/json" if app.direct else " or ".join(app.content_types)
+        message = f"content-type {found} is not accepted here; send one {taken}"
         raise UnsupportedMedia(message)
+    return None if is_json(media.kind) else media
+
+
+def _open(media: Media | None, headers: Mapping[str, str], content: Content) -> Content:
+    """The content with its envelope, where it has one."""
+    if media is None:
+        # Nearly all is plain JSON, and this is on the way of all.
+        given = headers.get("content-type", "")
+        media = read_media(given) if "cloudevents" in given.lower() else PLAIN
+    envelope = open_envelope(media.kind, headers, content.body)
+    return content if envelope is None else msgspec.structs.replace(content, envelope=envelope)
+
+
+def _read_other(
+    media: Media, body: bytes, rules: FileRules, field: str | None, read: Callable[[bytes], Any], *, lone: bool = True
+) -> Content:
+    """What a body holds that is no JSON; `field` is that field of a form which is JSON, to be read by `read`."""
+    if not media.kind:
+        return Content()
+    if media.kind == FORM:
+        return _read_form(Form(read_urlencoded(body, charset_of(media))), field, read, lone)
+    if media.kind == MULTIPART:
+        return _read_form(read_multipart(body, media, rules), field, read, lone)
+    if OPAQUE.fullmatch(media.kind):
+        file = File("", clean_name(""), media.kind, body)
+        check_file(file, rules, 1)
+        return Content(files=(file,))
+    text = decode_text(body, charset_of(media, body), "the body")
+    # Amazon SNS calls its JSON plain text.
+    document = parse_body(body) if media.kind == "text/plain" and text.lstrip()[:1] in ("{", "[") else None
+    return Content(text if document is None else document)
+
+
+def _read_form(form: Form, field: str | None, read: Callable[[bytes], Any], lone: bool) -> Content:
+    name = field if field is not None or not lone else _lone_payload(form)
+    text = None if name is None else form.fields.get(name)
+    if not isinstance(text, str):
+        return Content(form=form.fields, files=form.files)
+    try:
+        body = read(text.encode())
+    except BadRequest as error:
+        message = error.message.replace("the body", f"the form's field {name!r}", 1)
+        raise BadRequest(message, **error.details) from None
+    return Content(body, form.fields, form.files, field=name)
+
+
+def _lone_payload(form: Form) -> str | None:
+    text = form.fields.get(PAYLOAD)
+    alone = len(form.fields) == 1 and not form.files
+    return PAYLOAD if alone and isinstance(text, str) and text.lstrip()[:1] in ("{", "[") else None
 
 
 def read_direct(body: bytes) -> DirectRequest:

@@ -14,30 +14,35 @@ import msgspec
 
 from gateway.apps import LiveApp
 from gateway.callbacks import decode_secret
-from gateway.contents import read_content
+from gateway.contents import read_content, restore_content
 from gateway.credits import Payment, cost_of
+from gateway.envelopes import ID_HEADERS, Envelope
 from gateway.errors import Unprocessable
 from gateway.events import (
     KEPT_HEADERS,
     Acceptable,
+    Content,
     Decision,
     Head,
     Verdict,
     dedupe_keys,
     event_values,
     hash_body,
-    parse_body,
 )
 from gateway.flow import Flow, FlowControl, flow_values
+from gateway.forms import hide, read_query
 from gateway.hops import HEADER as HOP
 from gateway.hops import take_over
 from gateway.proving import Proof
 from gateway.runs import RunRequest
+from gateway.schemes import Scheme, Source, is_signed
 from gateway.signatures import Request, delivery_id, event_type
 from gateway.starts import too_deep
 from gateway.triggers import DirectRequest, start_by_triggers, start_directly
 from gateway.workflows import Published, Workflow
 
+UNSIGNED = ("token", "basic", "none")
+"""Kinds of schemes that sign nothing."""
 NO_COSTS: Mapping[str, int] = MappingProxyType({})
 
 
@@ -59,18 +64,61 @@ class Arrival:
         self.proof = proof
         self.request = request
         self.event_id = event_id
-        self.content = read_content(app, request) if proof.message is None else proof.message
-        parsed = None if app.direct else self.content
-        self.delivery_id = delivery_id(proof.scheme, request, parsed)
-        self.type = event_type(proof.scheme, request, parsed)
-        self.headers = {name: value for name, value in request.headers if name in KEPT_HEADERS}
+        self.headers = keep_headers(app, request)
+        self.query = hide(read_query(request.url), app.query_secrets) if "?" in request.url else {}
+        self.direct: DirectRequest | None = None
+        read = Content(proof.message) if proof.message is not None else read_content(app, request, self.headers)
+        if isinstance(read, DirectRequest):
+            self.direct, read = read, Content()
+        self.read = read
+        document = read.form if read.body is None else read.body
+        self.delivery_id = delivery_id(proof.scheme, request, document)
+        self.type = event_type(proof.scheme, request, document)
+        self.signed_id = True
+        if read.envelope is not None:
+            self._take_over(read.envelope)
+
+    def _take_over(self, envelope: Envelope) -> None:
+        """Let the envelope name the event where its sender's preset doesn't."""
+        self.type = self.type or envelope.type
+        if self.delivery_id is None and envelope.id is not None:
+            self.delivery_id = envelope.id
+            self.signed_id = signs_id(self.proof.scheme, envelope)
+
+    @property
+    def content(self) -> Content:
+        """What it holds, that of a direct request too."""
+        if self.direct is None:
+            return self.read
+        return restore_content(Head(headers=self.headers, decision=UNDECIDED), self.request.body)
 
     @cached_property
     def values(self) -> dict[str, Any]:
         """What expressions see. Made when one asks: hardly anything does of a direct request."""
-        body = parse_body(self.request.body) if self.app.direct else self.content
-        event = event_values(self.event_id, self.type, self.delivery_id, self.headers, body)
+        event = event_values(
+            self.event_id, self.type, self.delivery_id, self.content, self.headers, self.request.method, self.query
+        )
         return {"event": event, "app": {"id": self.app.id, "name": self.app.app.name}}
+
+
+UNDECIDED = Decision(outcome="")
+
+
+def keep_headers(app: LiveApp, request: Request) -> dict[str, str]:
+    """The headers that are stored and shown: some of all senders, and those that the app names. Lines are joined."""
+    kept: dict[str, str] = {}
+    for name, value in request.headers:
+        if name in KEPT_HEADERS or name in app.headers:
+            kept[name] = f"{kept[name]}, {value}" if name in kept else value
+    return kept
+
+
+def signs_id(scheme: Scheme, envelope: Envelope) -> bool:
+    """Whether the id of an envelope is covered by the signature, where there is one."""
+    if scheme.kind in UNSIGNED:
+        return True
+    places = [Source("header", name) for name in ID_HEADERS] if envelope.by_header else [Source("body", "id")]
+    return all(is_signed(place, scheme.plan.pieces) for place in places)
 
 
 class Decider:
@@ -86,7 +134,14 @@ class Decider:
         arrival = Arrival(app, proof, request, event_id)
         requests, verdicts = self._start(arrival)
         flows = self._flows(arrival, requests)
-        keys = dedupe_keys(app, proof.scheme, request, arrival.delivery_id, lambda: arrival.values)
+        keys = dedupe_keys(
+            app,
+            proof.scheme,
+            request,
+            arrival.delivery_id,
+            lambda: arrival.values,
+            signed_id=arrival.signed_id,
+        )
         decision = Decision(
             outcome="accepted" if requests else "ignored", scheme=proof.kind, secret=proof.secret, triggers=verdicts
         )
@@ -103,9 +158,9 @@ class Decider:
         )
 
     def _start(self, arrival: Arrival) -> tuple[list[RunRequest], list[Verdict]]:
-        app, content = arrival.app, arrival.content
-        if isinstance(content, DirectRequest):
-            return [start_directly(content, app.id, arrival.event_id, self._find)], []
+        app = arrival.app
+        if arrival.direct is not None:
+            return [start_directly(arrival.direct, app.id, arrival.event_id, self._find)], []
         return start_by_triggers(app, arrival.event_id, arrival.values, self._find)
 
     def _place(
@@ -159,6 +214,9 @@ def _head(arrival: Arrival, decision: Decision) -> Head:
         type=arrival.type,
         delivery_id=arrival.delivery_id,
         headers=arrival.headers,
+        method=arrival.request.method,
+        query=arrival.query,
+        field=arrival.read.field,
         message=arrival.proof.message,
         decision=decision,
     )

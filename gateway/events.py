@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 
 from gateway.apps import LiveApp
 from gateway.credits import Payment
+from gateway.envelopes import HEADERS, Envelope
 from gateway.errors import BadRequest, Unprocessable
 from gateway.expressions import Failure
 from gateway.flow import Flow
+from gateway.forms import File, describe_file
 from gateway.runs import RunRequest
 from gateway.signatures import Request, Scheme
 
 CALLER_KEYS = ("idempotency-key", "webhook-id")
 LONGEST_KEY = 255
-KEPT_HEADERS = frozenset({"content-type", "user-agent"})
+KEPT_HEADERS = frozenset({"content-type", "user-agent"}) | HEADERS
+NOTHING: Mapping[str, Any] = {}
 
 
 class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -44,7 +47,11 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """All of an event but its bytes and the runs it started. `message` is what an adapter made of the bytes."""
+    """All of an event but its bytes and the runs it started.
+
+    `message` is what an adapter made of the bytes; `field` is the form's field that holds the body as JSON. Of the query
+    nothing is kept that shows who asked.
+    """
 
     app_id: int | None = None
     token_id: str | None = None
@@ -52,6 +59,9 @@ class Head(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     type: str | None = None
     delivery_id: str | None = None
     headers: dict[str, str] = {}
+    method: str | None = None
+    query: dict[str, Any] = {}
+    field: str | None = None
     message: dict[str, Any] | None = None
     decision: Decision
 
@@ -82,11 +92,47 @@ def session_of(event_id: str) -> str:
     return "ses_" + event_id.removeprefix("evt_")
 
 
+class Content(msgspec.Struct, frozen=True):
+    """What an event's bytes hold: JSON or text, or a form's fields and files. `field` as in Head."""
+
+    body: Any = None
+    form: Mapping[str, Any] = NOTHING
+    files: tuple[File, ...] = ()
+    envelope: Envelope | None = None
+    field: str | None = None
+
+
+EMPTY = Envelope()
+
+
 def event_values(
-    event_id: str, kind: str | None, delivery: str | None, headers: dict[str, str], body: Any
+    event_id: str,
+    kind: str | None,
+    delivery: str | None,
+    content: Content,
+    headers: Mapping[str, str] = NOTHING,
+    method: str | None = None,
+    query: Mapping[str, Any] = NOTHING,
+    *,
+    contents: bool = False,
 ) -> dict[str, Any]:
-    """The `event` that expressions see; `body` is the parsed JSON, or None where it is none."""
-    return {"id": event_id, "type": kind, "delivery_id": delivery, "headers": headers, "body": body}
+    """The `event` that expressions see; its files with their bytes in base64 only where `contents` asks for them."""
+    envelope = content.envelope or EMPTY
+    return {
+        "id": event_id,
+        "type": kind,
+        "delivery_id": delivery,
+        "method": method,
+        "headers": headers,
+        "query": query,
+        "body": content.body,
+        "form": content.form,
+        "files": [describe_file(file, content=contents) for file in content.files],
+        "source": envelope.source,
+        "subject": envelope.subject,
+        "time": envelope.time,
+        "data": envelope.data,
+    }
 
 
 def parse_body(body: bytes) -> Any:
@@ -97,26 +143,28 @@ def parse_body(body: bytes) -> Any:
         return None
 
 
-def body_of(head: Head, body: bytes) -> Any:
-    """The `event.body` of a stored event: its adapter's message, else its bytes as JSON."""
-    return parse_body(body) if head.message is None else head.message
-
-
 def hash_body(body: bytes) -> str:
     return hashlib.sha256(body).hexdigest()[:32]
 
 
 def dedupe_keys(
-    app: LiveApp, scheme: Scheme, request: Request, delivery: str | None, values: Callable[[], dict[str, Any]]
+    app: LiveApp,
+    scheme: Scheme,
+    request: Request,
+    delivery: str | None,
+    values: Callable[[], dict[str, Any]],
+    *,
+    signed_id: bool = True,
 ) -> list[str]:
     """The keys under which this delivery is remembered; one that is known already makes it a repetition.
 
     First the sender's own delivery id, else the caller's `Idempotency-Key` or `webhook-id`, else what the app says.
-    Where the sender has ids and doesn't sign them the body counts too, whichever id came, or none. Raises BadRequest
+    Where the sender has ids and doesn't sign them the body counts too, whichever id came, or none; `signed_id` is false
+    for an id of an envelope that is not signed. Raises BadRequest
     for a key that can't be used, and Unprocessable where the app's expression gives nothing.
     """
     keys = _given_keys(app, request, delivery, values)
-    return keys if scheme.signed_id else list(dict.fromkeys((*keys, _body_key(app, request))))
+    return keys if scheme.signed_id and signed_id else list(dict.fromkeys((*keys, _body_key(app, request))))
 
 
 def _given_keys(

@@ -12,10 +12,12 @@ import msgspec
 
 from gateway.apps import LiveApp
 from gateway.challenges import META, SLACK, Challenge, answer_subscription, find_challenge
+from gateway.contents import stored_values
 from gateway.decisions import NO_COSTS, Decider, Directory
 from gateway.errors import Conflict, Forbidden, MethodNotAllowed, PaymentRequired, RateLimited, Unavailable
 from gateway.events import Acceptable, new_event_id, parse_body
 from gateway.proving import Mediator, Prover
+from gateway.responses import Reply, Response
 from gateway.signatures import Request
 
 
@@ -56,7 +58,8 @@ class Started(msgspec.Struct, frozen=True):
 class Receipt(msgspec.Struct, frozen=True):
     """What became of a verified event: the runs it started, now or when it came first; none when nothing matched.
 
-    `parked` is one that would have started runs, but too deep in a chain.
+    `parked` is one that would have started runs, but too deep in a chain. `reply` is the app's own answer, or why it
+    can't be given.
     """
 
     event_id: str
@@ -64,6 +67,14 @@ class Receipt(msgspec.Struct, frozen=True):
     known: bool
     direct: bool
     parked: bool = False
+    reply: Reply | str | None = None
+
+    @property
+    def outcome(self) -> str:
+        """In a word, whichever time it came."""
+        if not self.runs:
+            return "parked" if self.parked else "ignored"
+        return "skipped" if all(run.skipped for run in self.runs) else "accepted"
 
 
 class Service:
@@ -142,7 +153,27 @@ class Service:
                 runs.append(Started(next(started), workflow_id))
         # A direct event whose first coming was parked started nothing, whatever the limit is by now.
         parked = not runs and (app.direct or event.head.decision.outcome == "parked")
-        return Receipt(stored.event_id, tuple(runs), stored.outcome == "known", app.direct, parked)
+        receipt = Receipt(stored.event_id, tuple(runs), stored.outcome == "known", app.direct, parked)
+        if app.response is None:
+            return receipt
+        return msgspec.structs.replace(receipt, reply=compose_reply(app.response, app, event, receipt))
+
+
+def compose_reply(response: Response, app: LiveApp, event: Acceptable, receipt: Receipt) -> Reply | str:
+    """The app's own answer to an event that is stored; or why the plain one has to do. Never raises."""
+    try:
+        runs = [{"run_id": run.run_id, "workflow_id": run.workflow_id, "status": run.status} for run in receipt.runs]
+        return response.compose(
+            {
+                "event": stored_values(receipt.event_id, event.head, event.body),
+                "app": {"id": app.id, "name": app.app.name},
+                "runs": runs,
+                "outcome": receipt.outcome,
+            }
+        )
+    # The event is stored already: whatever goes wrong now must not look as if it were not.
+    except Exception as error:
+        return type(error).__name__
 
 
 def insist_on_stored(stored: Stored) -> None:

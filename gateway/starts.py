@@ -15,7 +15,7 @@ import msgspec
 
 from gateway.chains import LiveListener
 from gateway.errors import Unprocessable
-from gateway.events import Acceptable, Decision, Head, Verdict, event_values, hash_body, session_of
+from gateway.events import Acceptable, Content, Decision, Head, Verdict, event_values, hash_body, session_of
 from gateway.expressions import Failure
 from gateway.flow import Flow, flow_values
 from gateway.runs import Run, RunRequest, describe, run_values
@@ -37,7 +37,7 @@ def start_tick(published: Published, workflow: Workflow, schedule: LiveSchedule,
         "tick": schedule.local(tick),
         "workflow": published.name,
     }
-    values = {"event": event_values(event_id, SCHEDULE, None, {}, told), "app": {"id": None, "name": None}}
+    values = {"event": event_values(event_id, SCHEDULE, None, Content(told)), "app": {"id": None, "name": None}}
     given = _render(workflow, schedule.input, values)
     if isinstance(given, str):
         return _event(event_id, SCHEDULE, told, Decision(outcome="refused", scheme=SCHEDULE, reason=given))
@@ -56,7 +56,7 @@ def start_chained(
     kind = f"run.{ended.state}"
     event_id = _id_of(ended.ended_at or 0, CHAIN, str(ended.id), published.name, str(listener.index))
     told = told_of(ended)
-    values = {"event": event_values(event_id, kind, None, {}, told), "run": _ended_values(ended)}
+    values = {"event": event_values(event_id, kind, None, Content(told)), "run": _ended_values(ended)}
     verdict = listener.when.evaluate(values)
     if verdict is not True:
         return None

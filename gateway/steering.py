@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 import msgspec
 
+from gateway.contents import stored_values
 from gateway.errors import ConfigError, Conflict, NotFound, Unprocessable
-from gateway.events import Acceptable, Decision, Head, body_of, event_values, hash_body
+from gateway.events import Acceptable, Decision, Head, hash_body
 from gateway.flow import flow_values
 from gateway.plans import unsure_children
 from gateway.runs import (
@@ -219,9 +220,6 @@ def repetition(run: Run, inherited: Mapping[str, StepRecord], origin: StoredEven
 
 def rerun_values(run: Run, origin: StoredEvent | None) -> dict[str, Any]:
     """What the keys of flow control read of a repetition: what they read of the run it repeats."""
-    event = None
-    if origin is not None:
-        head = origin.head
-        event = event_values(origin.id, head.type, head.delivery_id, head.headers, body_of(head, origin.body))
+    event = None if origin is None else stored_values(origin.id, origin.head, origin.body)
     request = run.request
     return flow_values(request.input, request.task, request.metadata, {"id": request.app_id, "name": None}, event)

@@ -396,7 +396,9 @@ class Workflow:
         for listener in self.listeners:
             _check_constant(listener.input, listener.path, self.validator)
         self.flow = compile_flow(settings_of(definition), definition.name)
-        self.names = self._names()
+        expressions = self._expressions()
+        self.names = frozenset[str]().union(*(each.names for each in expressions))
+        self.asks_contents = any(each.asks_contents for each in expressions)
 
     def _compile(self, step: Step, path: str, before: dict[str, frozenset[str]]) -> CompiledStep:
         asking = [each for each in self.definition.steps if probe_of(each) == step.id]
@@ -405,13 +407,12 @@ class Workflow:
         loops = step.foreach is not None or any(each.foreach is not None for each in asking)
         return CompiledStep(step, path, Upstream(seen, before), loops=loops)
 
-    def _names(self) -> frozenset[str]:
-        """The names that any of its expressions reads."""
+    def _expressions(self) -> list[Expression]:
+        """All that a run of it may evaluate."""
         templates = [step.argument for step in self.steps.values()] + ([self.output] if self.output else [])
         templates += [step.foreach for step in self.steps.values() if step.foreach is not None]
-        found = [expression.names for template in templates for expression in template.expressions]
-        found += [step.when.names for step in self.steps.values() if step.when is not None]
-        return frozenset().union(*found)
+        found = [expression for template in templates for expression in template.expressions]
+        return found + [step.when for step in self.steps.values() if step.when is not None]
 
     @property
     def kinds(self) -> list[str]:

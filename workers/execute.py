@@ -12,8 +12,8 @@ import msgspec
 import structlog
 
 from gateway import plans
+from gateway.contents import stored_values
 from gateway.errors import GatewayError, NotFound
-from gateway.events import body_of, event_values
 from gateway.expressions import Failure
 from gateway.jobs import idempotency_key
 from gateway.outbox import callbacks_for
@@ -176,8 +176,8 @@ class Execution:
     def show_event(self, event: StoredEvent | None) -> None:
         """Let expressions read the event that started this run."""
         if event is not None:
-            head, body = event.head, body_of(event.head, event.body)
-            self._values["event"] = event_values(event.id, head.type, head.delivery_id, head.headers, body)
+            contents = self._workflow is not None and self._workflow.asks_contents
+            self._values["event"] = stored_values(event.id, event.head, event.body, contents=contents)
 
     def show_conversation(self, runs: list[Run]) -> None:
         """Let expressions read the turns before this one, oldest first."""

@@ -23,6 +23,7 @@ class Scope(Enum):
     """Which names an expression may use; what a name holds is known only when it runs."""
 
     TRIGGER = ("event", "app")
+    ANSWER = ("event", "app", "runs", "outcome")
     CHAIN = ("event", "run")
     REQUEST = ("input", "task", "metadata", "app", "event")
     STEP = ("input", "task", "metadata", "steps", "run", "app", "event", "conversation")

@@ -23,6 +23,7 @@ class Tree:
         self.paths: set[tuple[str, ...]] = set()
         self.only_path: Path | None = None
         self.grows_with_square = False
+        self.asks_contents = False
         self.refusal: str | None = None
         checked = _fields(_fields(serialized)[2][0])
         root = _fields(checked[4][0])
@@ -35,6 +36,7 @@ class Tree:
         chain = _read_chain(node, bound)
         if chain:
             self.paths.add(_before_index(chain[0]))
+            self.asks_contents |= _asks_contents(chain[0])
         elif _CALL in node:
             self._check_call(_fields(node[_CALL][0]), nesting)
         if _LOOP in node:
@@ -104,6 +106,13 @@ def _read_constant(node: _Fields) -> str | int | None:
         return _decode(constant[6][0])
     number = constant.get(3, [None])[0]
     return None if number is None or number >= 1 << 63 else int(number)
+
+
+def _asks_contents(path: Path) -> bool:
+    """Whether a path may lead to the bytes of an event's files: `event.files[0].content`, or all of what holds them."""
+    if path[0] != "event" or (len(path) > 1 and path[1] != "files"):
+        return False
+    return len(path) <= 3 or path[3] == "content"
 
 
 def _before_index(path: Path) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from gateway.challenges import Challenge
 from gateway.errors import GatewayError, MethodNotAllowed, Unavailable
 from gateway.events import Decision
 from gateway.metrics import Metrics
+from gateway.responses import BODILESS, Reply
 from gateway.service import Receipt, Service
 from gateway.signatures import Request
 from gateway.store.refusals import Refusal, Refusals
@@ -23,6 +24,8 @@ from gateway.web.bodies import ClientGone, read_body, send_and_close
 JSON = (b"content-type", b"application/json")
 TEXT = (b"content-type", b"text/plain")
 log = structlog.get_logger()
+Said = dict[str, Any] | str | bytes
+"""What is answered: JSON, text, or what has its own content type among the headers."""
 _encoder = msgspec.json.Encoder()
 
 
@@ -54,7 +57,7 @@ class Receiver:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
         visit = _Visit()
-        words: dict[str, Any] | str
+        words: Said
         try:
             _check_method(scope)
             status, words, headers = self._answer(await self._take(scope, receive, visit))
@@ -76,10 +79,15 @@ class Receiver:
         await _send(receive, send, status, words, headers)
         self._note(visit, status, visit.reason, began)
 
-    def _answer(self, outcome: Receipt | Challenge) -> tuple[int, dict[str, Any] | str, dict[str, str]]:
+    def _answer(self, outcome: Receipt | Challenge) -> tuple[int, Said, dict[str, str]]:
         if isinstance(outcome, Challenge):
             return 200, outcome.text, {"x-content-type-options": "nosniff"}
-        return *self._words.answer(outcome), {}
+        status, words = self._words.answer(outcome)
+        if isinstance(outcome.reply, Reply):
+            return outcome.reply.status or status, outcome.reply.body, outcome.reply.headers
+        if outcome.reply is not None:
+            log.warning("an app's own answer can't be given", event_id=outcome.event_id, reason=outcome.reply)
+        return status, words, {}
 
     async def _take(self, scope: Scope, receive: Receive, visit: _Visit) -> Receipt | Challenge:
         app = visit.app = self._service.open_door(scope["path_params"]["app"])
@@ -94,7 +102,7 @@ class Receiver:
             visit.reason = "challenge"
             return receipt
         visit.receipt = receipt
-        visit.reason = "duplicate" if receipt.known else _reason_of(receipt)
+        visit.reason = "duplicate" if receipt.known else receipt.outcome
         return receipt
 
     def _note(self, visit: _Visit, status: int, reason: str, began: float) -> None:
@@ -135,12 +143,6 @@ class _Visit:
         self.reason = "method_not_allowed"
 
 
-def _reason_of(receipt: Receipt) -> str:
-    if not receipt.runs:
-        return "parked" if receipt.parked else "ignored"
-    return "skipped" if all(run.skipped for run in receipt.runs) else "accepted"
-
-
 def _check_method(scope: Scope) -> None:
     if scope["method"] not in ("POST", "GET"):
         message = "events are posted here"
@@ -154,11 +156,16 @@ def _url(scope: Scope) -> str:
     return path + ("?" + query if query else "")
 
 
-async def _send(
-    receive: Receive, send: Send, status: int, words: dict[str, Any] | str, headers: dict[str, str]
-) -> None:
-    body, kind = (words.encode(), TEXT) if isinstance(words, str) else (_encoder.encode(words), JSON)
-    raw = [kind, (b"content-length", b"%d" % len(body))]
+async def _send(receive: Receive, send: Send, status: int, words: Said, headers: dict[str, str]) -> None:
+    raw: list[tuple[bytes, bytes]] = []
+    if isinstance(words, bytes):
+        body = words
+    elif isinstance(words, str):
+        body, raw = words.encode(), [TEXT]
+    else:
+        body, raw = _encoder.encode(words), [JSON]
+    if status not in BODILESS:
+        raw.append((b"content-length", b"%d" % len(body)))
     raw += [(name.encode(), value.encode()) for name, value in headers.items()]
     if status in (408, 413):
         await send_and_close(receive, send, status, raw, body)
