@@ -113,7 +113,7 @@ class Control:
         self._storage = storage
         self._records = records
         self.reader = reader
-        self.steering = Steering(reader, records)
+        self.steering = Steering(reader, records, catalog.audit)
         self.catalog = catalog
         self.publishing = Publishing(catalog, trusted=trusted, told=directory.load, clock=clock)
         self._waiting = waiting
@@ -193,6 +193,7 @@ class Control:
         origin = await self._origin(run)
         event = repetition(run, repeat(run, workflow, from_step), origin, self._new_event_id())
         owner = f"token {token.id if token else None}"
+        await self.catalog.audit.note("run.rerun", str(run.id), from_step=from_step)
         stored = await self._storage.store(
             msgspec.structs.replace(
                 event,
@@ -295,6 +296,7 @@ class Control:
             callbacks=callbacks,
             pokes=relatives(run),
         )
+        await self.catalog.audit.note("run.cancel", str(run_id))
         answer = await self._records.write(write)
         if answer != "ok" or run.state == State.CANCELLED:
             message = f"run {run_id} has ended already, as {run.state if answer == 'ok' else answer}"

@@ -17,6 +17,7 @@ import structlog
 from gateway import embedded
 from gateway.advice import warn_of_loops
 from gateway.asgi import store_url
+from gateway.audit import Actor, acting
 from gateway.configuration import read_configuration
 from gateway.errors import ConfigError, GatewayError
 from gateway.metrics import SHARED_FOLDER
@@ -77,6 +78,7 @@ async def prepare_store(settings: Settings) -> None:
 async def apply_file(settings: Settings, catalog: Catalog) -> Changes:
     """Publish what the file says. Raises ConfigError."""
     configuration = read_configuration(read_file(settings.config), settings.python_modules)
+    acting.set(Actor(kind="file", name=settings.config.name))
     changes = await catalog.apply(configuration, int(time.time() * 1000))
     for warning in warn_of_loops(configuration) if changes else ():
         log.warning(warning)

@@ -26,6 +26,7 @@ from gateway.runs import (
     asked_about,
     step_of,
 )
+from gateway.store.auditing import Audit
 from gateway.store.reading import Reader, StoredEvent
 from gateway.store.records import SIGNAL, STEP, Records, Write
 from gateway.waits import APPROVAL, RESUME, ask_approval, ask_resume, check_signal
@@ -41,9 +42,10 @@ FRUITLESS = (State.FAILED, State.CANCELLED, None)
 class Steering:
     """Moves that a person makes with a run. What the caller may do was checked before."""
 
-    def __init__(self, reader: Reader, records: Records) -> None:
+    def __init__(self, reader: Reader, records: Records, audit: Audit) -> None:
         self._reader = reader
         self._records = records
+        self._audit = audit
 
     async def signal(self, run_id: int, name: str, body: Any, by: str) -> Run:
         """Give a run a signal, for the next wait of that name, begun already or not.
@@ -61,6 +63,7 @@ class Steering:
         run, _ = await self.question(run_id, step_id)
         name = APPROVAL + step_id
         body = {"decision": decision, "comment": comment}
+        await self._audit.note(f"run.{decision}", str(run_id), step=step_id, comment=comment)
         return await self._say(run_id, Signal(name=name, body=body, by=by, once=ask_approval(run.attempt, step_id)))
 
     async def question(self, run_id: int, step_id: str) -> tuple[Run, Asked]:
@@ -97,6 +100,7 @@ class Steering:
             raise Conflict(message)
         name = RESUME + chosen
         body = {"decision": verdict, "output": output}
+        await self._audit.note("run.resume", str(run_id), step=chosen, decision=verdict)
         once = ask_resume(run.attempt, chosen, run.steps[chosen].unknown)
         return await self._say(run_id, Signal(name=name, body=body, by=by, once=once))
 
@@ -110,6 +114,7 @@ class Steering:
         states = await self._reader.states(children)
         forgotten = forgotten_steps(run, {child for child, state in states.items() if state in FRUITLESS})
         used = (run.steps[name].answered for name in forgotten)
+        await self._audit.note("run.retry", str(run_id))
         write = Write(
             id=str(run_id),
             # What has gone on since we looked must not be forgotten.

@@ -6,6 +6,7 @@ import typer
 
 from gateway.cli import (
     acting,
+    auditing,
     configuring,
     demo,
     hooking,
@@ -63,6 +64,7 @@ looking.runs.command("reject")(acting.reject)
 looking.runs.command("approve-link")(acting.approve_link)
 app.add_typer(looking.runs, name="run", rich_help_panel=LOOK)
 app.add_typer(looking.callbacks, name="callback", rich_help_panel=LOOK)
+app.add_typer(auditing.audit, name="audit", rich_help_panel=LOOK)
 app.command("send", rich_help_panel=TRY)(sending.send)
 app.command("verify", rich_help_panel=TRY)(sending.verify)
 app.command("probe", rich_help_panel=TRY)(probing.probe)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import getpass
 import json as json_library
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 import typer
 
-from gateway.cli.common import Json, Shard, coloured, fail, local_time, out, print_json, with_store
+from gateway.cli.common import Json, Shard, coloured, fail, local_time, out, print_json, who, with_store
 from gateway.cli.looking import read_whole_run
 
 RunId = Annotated[int, typer.Argument(help="The run's id.")]
@@ -20,7 +19,7 @@ Comment = Annotated[str | None, typer.Option(help="Why.")]
 
 def cancel(run_id: RunId, json: Json = False) -> None:
     """End a run now: running steps stop, runs it waits for end too."""
-    _act(lambda control: control.cancel(run_id, f"cancelled by {_who()}"), "cancelled", json, run_id)
+    _act(lambda control: control.cancel(run_id, f"cancelled by {who()}"), "cancelled", json, run_id)
 
 
 def retry(run_id: RunId, json: Json = False) -> None:
@@ -39,7 +38,7 @@ def resume(
     if decision not in ("retry", "complete", "skip", "fail"):
         fail(f"--decision {decision!r}: write retry, complete, skip or fail", code=2)
     value = _read_json("--output", output)
-    _act(lambda control: control.steering.resume(run_id, step, decision, value, _who()), "goes on", json, run_id)
+    _act(lambda control: control.steering.resume(run_id, step, decision, value, who()), "goes on", json, run_id)
 
 
 def rerun(
@@ -64,7 +63,7 @@ def signal(
 ) -> None:
     """Send a run a signal, for the next wait of that name."""
     value = _read_json("--body", body)
-    _act(lambda control: control.steering.signal(run_id, name, value, _who()), f"has the signal {name}", json, run_id)
+    _act(lambda control: control.steering.signal(run_id, name, value, who()), f"has the signal {name}", json, run_id)
 
 
 def approve(run_id: RunId, step: StepId, comment: Comment = None, json: Json = False) -> None:
@@ -99,7 +98,7 @@ def approve_link(
 
 def _decide(run_id: int, step: str, decision: str, comment: str | None, json: bool) -> None:
     def work(control: Any) -> Awaitable[Any]:
-        return control.steering.decide(run_id, step, decision, comment, _who())  # type: ignore[no-any-return]
+        return control.steering.decide(run_id, step, decision, comment, who())  # type: ignore[no-any-return]
 
     _act(work, f"step {step}: {'approved' if decision == 'approve' else 'rejected'}", json, run_id)
 
@@ -153,11 +152,3 @@ def _read_json(option: str, text: str | None) -> Any:
         return json_library.loads(text)
     except ValueError as error:
         fail(f"{option} is no JSON: {error}", code=2)
-
-
-def _who() -> str:
-    """Who acts, as the machine knows them."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError, ImportError):
-        return "somebody at the command line"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import getpass
 import json
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -105,10 +106,12 @@ class Shard:
 
 def with_store(work: Callable[[Shard], Coroutine[Any, Any, Result]]) -> Result:
     """Run a coroutine over the store. With no server of its own running, the embedded one is started meanwhile."""
+    from gateway.audit import Actor, acting
     from gateway.settings import read_settings
     from gateway.store.connection import MISTAKES
 
     async def go() -> Result:
+        acting.set(Actor(kind="command", name=who()))
         async with open_shard(read_settings()) as shard:
             return await work(shard)
 
@@ -117,6 +120,14 @@ def with_store(work: Callable[[Shard], Coroutine[Any, Any, Result]]) -> Result:
             return asyncio.run(go())
         except MISTAKES as error:
             fail(f"can't reach the Valkey server: {error or type(error).__name__}. Is GATEWAY_REDIS_URL right?")
+
+
+def who() -> str:
+    """Who acts, as the machine knows them."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        return "somebody at the command line"
 
 
 @contextlib.asynccontextmanager

@@ -11,10 +11,12 @@ import msgspec
 from redis.exceptions import WatchError
 
 from gateway.apps import App
+from gateway.audit import Change, acting, changed_fields
 from gateway.chains import listened_by
 from gateway.configuration import Configuration
 from gateway.errors import Conflict, NotFound
 from gateway.hooks import Hook, find_hook
+from gateway.store.auditing import Audit
 from gateway.store.connection import Redis
 from gateway.store.keys import Keys
 from gateway.tokens import Token
@@ -37,11 +39,12 @@ class Contents(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Changes(msgspec.Struct, frozen=True):
-    """What a publication changed, as `kind name` lines."""
+    """What a publication changed, as `kind name` lines; and of what changed, the names of the fields that did."""
 
     added: list[str]
     changed: list[str]
     removed: list[str]
+    fields: dict[str, list[str]] = {}
 
     def __bool__(self) -> bool:
         return bool(self.added or self.changed or self.removed)
@@ -53,6 +56,7 @@ class Catalog:
     def __init__(self, redis: Redis, keys: Keys) -> None:
         self._redis = redis
         self._keys = keys
+        self.audit = Audit(redis, keys)
 
     async def read(self) -> Contents:
         """Everything published, read in one go."""
@@ -108,7 +112,12 @@ class Catalog:
     async def _apply(self, pipe: Pipeline, now: Contents, configuration: Configuration, at: int) -> Changes:
         workflows = await self._apply_workflows(pipe, now, configuration, at)
         apps = self._apply_apps(pipe, now, configuration.apps)
-        return Changes(workflows.added + apps.added, workflows.changed + apps.changed, workflows.removed + apps.removed)
+        return Changes(
+            workflows.added + apps.added,
+            workflows.changed + apps.changed,
+            workflows.removed + apps.removed,
+            workflows.fields | apps.fields,
+        )
 
     async def publish(self, drafts: Sequence[Draft], managed_by: str = "api", at: int = 0) -> list[Publication]:
         """Publish workflows, all or none: each a new version where it differs from the last; `at` is in milliseconds.
@@ -215,8 +224,10 @@ class Catalog:
 
     async def put_token(self, token: Token) -> None:
         async def write(pipe: Pipeline, now: Contents) -> Changes:
+            changes = Changes([], [], [])
+            _note(changes, f"token {token.id}", now.tokens.get(token.id), token)
             pipe.hset(self._keys.named("tokens"), token.id, msgspec.json.encode(token))
-            return Changes([], [f"token {token.id}"], [])
+            return changes
 
         await self._change(write)
 
@@ -230,10 +241,13 @@ class Catalog:
 
     async def _try_change(self, pipe: Pipeline, write: Callable[[Pipeline, Contents], Awaitable[Changes]]) -> Changes:
         await pipe.watch(self._keys.named("revision"))
+        last, at = await self.audit.watch(pipe)
         now = await self.read()
         pipe.multi()
         changes = await write(pipe, now)
         if changes:
+            # In the same transaction: no change without its entry, and no entry without its change.
+            self.audit.add(pipe, _audited(changes), acting.get(), at, last)
             pipe.incr(self._keys.named("revision"))
             pipe.publish(self._keys.named("changed"), now.revision + 1)
             await pipe.execute()
@@ -424,3 +438,17 @@ def _note(changes: Changes, name: str, before: object, after: object) -> None:
         changes.added.append(name)
     elif before != after:
         changes.changed.append(name)
+        changes.fields[name] = changed_fields(before, after)
+
+
+def _audited(changes: Changes) -> list[Change]:
+    """The lines of a publication as the audit log has them: `app.change` of `ci`."""
+    return [
+        Change(
+            action=f"{line.partition(' ')[0]}.{action}",
+            subject=line.partition(" ")[2],
+            detail={"fields": changes.fields[line]} if line in changes.fields else {},
+        )
+        for action, lines in (("add", changes.added), ("change", changes.changed), ("remove", changes.removed))
+        for line in lines
+    ]

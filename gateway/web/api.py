@@ -7,6 +7,7 @@ Every write takes an `Idempotency-Key`.
 from __future__ import annotations
 
 from gateway.web.api_apps import APPS
+from gateway.web.api_audit import AUDIT
 from gateway.web.api_hooks import HOOKS
 from gateway.web.api_lists import LISTS
 from gateway.web.api_runs import RUNS
@@ -25,5 +26,5 @@ API = Dialect(
     refuse=refuse,
     media_type="application/problem+json",
     keyed=True,
-    endpoints=(*RUNS, *STEERING, *LISTS, *WORKFLOWS, *APPS, *HOOKS, *TOKENS),
+    endpoints=(*RUNS, *STEERING, *LISTS, *WORKFLOWS, *APPS, *HOOKS, *TOKENS, *AUDIT),
 )

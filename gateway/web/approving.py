@@ -19,6 +19,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from gateway.approvals import PAGE, Link, Links
+from gateway.audit import Actor, acting
 from gateway.errors import BadRequest, GatewayError, Unavailable, UnsupportedMedia
 from gateway.runs import Asked, Run
 from gateway.steering import Choice, Steering
@@ -127,6 +128,7 @@ class Approving:
 
     async def _decide(self, link: Link, request: Request) -> str:
         decision, comment = await self._read_form(request)
+        acting.set(Actor(kind="link", name=BY, address=request.client.host if request.client else None))
         run = await self._steering.decide(link.run_id, link.step, decision, comment, BY)
         log.info("decided by a link", run_id=link.run_id, step=link.step, decision=decision)
         return _draw(DONE[decision], _facts(run, link, None) + "<p>Thank you. This page can be closed.</p>")

@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
+from gateway.audit import Actor, acting
 from gateway.contents import read_as
 from gateway.control import Control, Order, Started
 from gateway.errors import BadRequest, GatewayError, MethodNotAllowed, NotFound, Timeout, TooLarge, Unavailable
@@ -243,6 +244,8 @@ class Desk:
     async def _answer(self, scope: Scope, receive: Receive) -> Answer:
         endpoint = self._endpoint(scope["method"])
         caller = self._caller(endpoint, scope)
+        if caller is not None and endpoint.method not in SAFE:
+            acting.set(_actor(caller, scope))
         raw = await read_body(scope, receive, self._parts.max_body, self._parts.body_timeout)
         call = Call(
             caller=caller,
@@ -301,6 +304,12 @@ class Desk:
         media = self._dialect.media_type if status >= 400 else "application/json"
         content = b"" if document is None else _encoder.encode(document)
         return Response(content, status, headers, media if content else None)
+
+
+def _actor(caller: Caller, scope: Scope) -> Actor:
+    """Who asks, for the audit log. The context is this request's own."""
+    client = scope.get("client")
+    return Actor(kind="token", name=caller.token.name, id=caller.token.id, address=client[0] if client else None)
 
 
 def _attempt(call: Call, key: str, scope: Scope) -> Attempt:

@@ -99,6 +99,7 @@ ROUTES: dict[str, Touch] = {
     "DELETE /api/v1/hooks/{token:hook}": Touch("/api/v1/hooks/{made_hook}"),
     "POST /api/v1/hooks/{hook_id}/disable": Touch("/api/v1/hooks/{made_hook}/disable"),
     "POST /api/v1/hooks/{hook_id}/enable": Touch("/api/v1/hooks/{made_hook}/enable"),
+    "GET /api/v1/audit": Touch("/api/v1/audit"),
     "GET /api/v1/tokens": Touch("/api/v1/tokens"),
     "POST /api/v1/tokens": Touch("/api/v1/tokens", {"name": "x"}),
     "DELETE /api/v1/tokens/{token_id}": Touch("/api/v1/tokens/{token}"),

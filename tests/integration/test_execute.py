@@ -17,6 +17,7 @@ import pytest
 
 from gateway.runs import Run
 from gateway.steering import Steering
+from gateway.store.auditing import Audit
 from gateway.store.connection import Redis
 from gateway.store.reading import Reader
 from gateway.store.records import Records, Write
@@ -609,7 +610,7 @@ def test_a_step_that_loses_worker_after_worker_is_set_aside(store: str, tmp_path
                 assert step.error is not None
                 assert "3 workers in a row" in step.error.message
                 assert Stage.calls == []
-                steering = Steering(Reader(redis, KEYS), Records(redis, KEYS, "run"))
+                steering = Steering(Reader(redis, KEYS), Records(redis, KEYS, "run"), Audit(redis, KEYS))
                 await steering.resume(run_id, None, "complete", "by hand", "Ada")
                 run = await ended(redis, run_id)
             assert (str(run.state), run.steps["a"].output, run.lost) == ("completed", "by hand", 0)

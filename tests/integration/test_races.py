@@ -15,6 +15,7 @@ import pytest
 from gateway.errors import Conflict, Unavailable
 from gateway.runs import Run
 from gateway.steering import Steering
+from gateway.store.auditing import Audit
 from gateway.store.reading import Reader
 from gateway.store.records import MOST_SIGNALS, Records
 from tests.integration.test_engine import Room, flow, play, room
@@ -176,7 +177,7 @@ def test_a_late_retry_forgets_no_result(store: str, tmp_path: Path) -> None:
     async def story(made: Room) -> None:
         run_id = await made.begin()
         await made.ended(run_id)
-        late = Steering(Late(made), Records(made.redis, KEYS, "run"))  # type: ignore[arg-type]
+        late = Steering(Late(made), Records(made.redis, KEYS, "run"), Audit(made.redis, KEYS))  # type: ignore[arg-type]
         held = asyncio.create_task(late.retry(run_id))
         await until(lambda: Late.looked.is_set())
         await made.steering.retry(run_id)
