@@ -27,6 +27,7 @@ REASONS: Final[Mapping[str, str]] = {
     "bad_encoding": "the signature is not the hex or base64 of a whole digest",
     "missing_timestamp": "the time the scheme signs is missing or empty",
     "malformed_timestamp": "the time is not of the form this scheme's times have, or came more than once",
+    "missing_proof": "the body or the URL does not hold the proof where the scheme looks for it, or holds it twice",
     "malformed_body": "the field of the body that the scheme signs can't be read",
     "malformed_url": "the field of the URL's query that the scheme signs can't be read",
     "missing_context": "the scheme signs the URL or the method, and it is not known",
@@ -93,6 +94,30 @@ def read_header(request: Request, name: str) -> str | Verdict:
     return values[0] if values[0].isascii() else refuse("malformed_header")
 
 
+def read_proof(place: Source, request: Request) -> str | Verdict:
+    """The text of the proof, in ASCII, from where the scheme has it: a header, or a field of the body or the query."""
+    if place.kind == "header":
+        return read_header(request, place.name)
+    text = read_place(place, request)
+    return text if text and text.isascii() else refuse("missing_proof")
+
+
+def read_place(place: Source, request: Request) -> str | None:
+    """What stands at a place of the body or the query; None when nothing does, or more than one thing."""
+    if place.kind == "body":
+        return read_json(request.body, place.name)
+    value = read_field(request.body if place.kind == "form" else query_of(request), place.name)
+    try:
+        return None if value is None else value.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def query_of(request: Request) -> bytes:
+    """The query of the request's URL, as it came."""
+    return request.url.partition("#")[0].partition("?")[2].encode("utf-8", "surrogatepass")
+
+
 # ---- the pieces that are signed
 
 
@@ -142,8 +167,7 @@ def piece_form(piece: Piece, request: Request, stamp: str) -> bytes | Verdict:
 
 
 def piece_query(piece: Piece, request: Request, stamp: str) -> bytes | Verdict:
-    query = request.url.partition("#")[0].partition("?")[2]
-    return read_field(query.encode("utf-8", "surrogatepass"), piece.name) or refuse("malformed_url")
+    return read_field(query_of(request), piece.name) or refuse("malformed_url")
 
 
 def piece_json(piece: Piece, request: Request, stamp: str) -> bytes | Verdict:
@@ -166,12 +190,18 @@ PIECES: Final[Mapping[str, Callable[[Piece, Request, str], bytes | Verdict]]] = 
 
 def read_field(form: bytes, name: str) -> bytes | None:
     """The decoded value of the one field `name` of URL-encoded pairs; None when missing or repeated."""
+    pairs = split_form(form)
+    wanted = name.encode()
+    values = [value for key, value in pairs or () if unquote_to_bytes(key) == wanted]
+    return unquote_to_bytes(values[0]) if len(values) == 1 else None
+
+
+def split_form(form: bytes) -> list[tuple[bytes, bytes]] | None:
+    """URL-encoded pairs, in order, still percent-encoded; None when there are more than MAX_FORM_FIELDS."""
     if form.count(b"&") >= MAX_FORM_FIELDS:
         return None
-    wanted = name.encode()
     pairs = [pair.replace(b"+", b" ").partition(b"=") for pair in form.split(b"&")]
-    values = [value for key, _, value in pairs if unquote_to_bytes(key) == wanted]
-    return unquote_to_bytes(values[0]) if len(values) == 1 else None
+    return [(key, value) for key, _, value in pairs]
 
 
 def read_json(body: bytes, path: str) -> str | None:
@@ -206,6 +236,8 @@ def as_text(value: object) -> str | None:
 def read_source(source: Source, request: Request, body: object) -> str | None:
     if source.kind == "body":
         return as_text(find_path(body, source.name))
+    if source.kind == "form":
+        return read_place(source, request)
     value = read_header(request, source.name)
     return None if isinstance(value, Verdict) else value
 
@@ -228,8 +260,8 @@ def read_time_text(place: Source, request: Request, fields: Sequence[tuple[str, 
     if place.kind == "header":
         value = read_header(request, place.name)
         return refuse(TIME_FAULTS[value.reason]) if isinstance(value, Verdict) else value
-    if place.kind == "body":
-        return read_json(request.body, place.name) or refuse("missing_timestamp")
+    if place.kind in ("body", "form"):
+        return read_place(place, request) or refuse("missing_timestamp")
     texts = [text for key, text in fields if key == place.name]
     if len(texts) > 1:
         return refuse("malformed_timestamp")

@@ -20,24 +20,67 @@ NAMED_PIECES: Final = ("header", "form", "query", "json")
 PIECE_FORMS: Final = (*PLAIN_PIECES, *(f"{kind}.NAME" for kind in NAMED_PIECES))
 CONTENT_PIECES: Final = ("body", "form", "query", "json")
 
-Kind = Literal["hmac", "token", "basic", "none"]
-Algorithm = Literal["sha1", "sha256", "sha384", "sha512"]
+Kind = Literal[
+    "hmac",
+    "public-key",
+    "token",
+    "basic",
+    "url",
+    "none",
+    "adyen",
+    "hubspot-v1",
+    "hubspot-v2",
+    "netlify",
+    "twilio",
+    "websub",
+]
+Algorithm = Literal["sha1", "sha256", "sha384", "sha512", "ed25519", "ecdsa-p256"]
 Encoding = Literal["hex", "base64"]
-KeyForm = Literal["raw", "base64", "hex", "whsec"]
+KeyForm = Literal["raw", "base64", "hex", "whsec", "whpk", "spki"]
 Unit = Literal["s", "ms", "rfc3339", "httpdate"]
 Seconds = Annotated[int, Meta(ge=0, le=10**9)]
 Text = Annotated[str, Meta(min_length=1)]
 
+DECLARED: Final = ("header", "proof", "alg", "enc", "prefix", "list", "template", "key", "timestamp")
+# The fields among DECLARED that a kind takes; all kinds take delivery_id, event_type and content_types.
+TAKES: Final[Mapping[str, tuple[str, ...]]] = {
+    "hmac": DECLARED,
+    "public-key": DECLARED,
+    "token": ("header", "proof", "prefix"),
+    "basic": ("header",),
+    "url": (),
+    "none": (),
+    "adyen": ("key",),
+    "hubspot-v1": ("header",),
+    "hubspot-v2": ("header",),
+    "netlify": ("header",),
+    "twilio": ("header",),
+    "websub": ("header",),
+}
+DECLARATIVE: Final = ("hmac", "public-key")
+# Who holds such a value can make up any body, id and time.
+SHARED: Final = ("token", "basic", "url", "none")
+HEADERLESS: Final = ("basic", "url", "none", "adyen")
+SIGNS_URL: Final = ("hubspot-v2", "twilio")
+KEY_FORMS_OF: Final[Mapping[str, tuple[str, ...]]] = {
+    "hmac": ("raw", "base64", "hex", "whsec"),
+    "public-key": ("hex", "whpk", "spki"),
+}
+ALGORITHMS_OF: Final[Mapping[str, tuple[str, ...]]] = {
+    "hmac": ("sha1", "sha256", "sha384", "sha512"),
+    "public-key": ("ed25519", "ecdsa-p256"),
+}
+
 
 class Source(Struct, frozen=True):
-    """Where a value stands: in a header (its name in lower case), a field of a list, or the JSON body."""
+    """Where a value stands: in a header (its name in lower case), a field of a list, the JSON body, a form or the query."""
 
     kind: str
     name: str
 
 
 class Timestamp(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True, rename={"source": "from"}):
-    """A signed time: where it stands (`header:NAME`, `field:NAME`, `body:PATH`), and how long it is good.
+    """A signed time: where it stands (`header:NAME`, `field:NAME`, `body:PATH`, `form:FIELD`), and how long it is good.
 
     `tolerance` and `future` are in seconds. In the declarative form `source` is written `from`.
     """
@@ -53,7 +96,7 @@ class Timestamp(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, d
     @cached_property
     def place(self) -> Source:
         """`source`, read."""
-        return parse_source(self.source, ("header", "field", "body"), "timestamp.from")
+        return parse_source(self.source, ("header", "field", "body", "form"), "timestamp.from")
 
 
 class ListFormat(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -76,6 +119,7 @@ class Plan(Struct, frozen=True):
     """What a scheme comes to once its texts are read: computed once for each scheme."""
 
     header: str
+    proof: Source
     pieces: tuple[Piece, ...]
     signs_time: bool
     id_sources: tuple[Source, ...]
@@ -85,14 +129,18 @@ class Plan(Struct, frozen=True):
 class Scheme(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
     """How a sender proves itself; the fields are the declarative form of `verify:`.
 
-    `header` carries the signature (hmac) or the shared value (token, basic). `template` is what is signed:
-    `{body} {timestamp} {url} {method} {header.NAME} {form.FIELD} {query.FIELD} {json.PATH}` and literal text.
-    `delivery_id` and `event_type` are `header:NAME` or `body:PATH`; several joined by `+` make one id.
-    No `content_types` means any. Raises ConfigError, naming the field, when the parts don't fit together.
+    `header` carries the signature (hmac, public-key) or the shared value (token, basic); one that stands elsewhere has
+    its place in `proof`: `body:PATH`, `form:FIELD` or `query:FIELD`. With `url` the app's own token, at the end of its
+    URL, is the secret. `template` is what is signed: `{body} {timestamp} {url} {method} {header.NAME} {form.FIELD}
+    {query.FIELD} {json.PATH}` and literal text. With `public-key` the secrets are the sender's public keys, written as
+    `key` says: 32 bytes of hex, `whpk_` and base64, or SPKI in base64 or PEM. The other kinds are named for their one
+    sender. `delivery_id` and `event_type` are `header:NAME`, `body:PATH` or `form:FIELD`; several joined by `+` make
+    one id. No `content_types` means any. Raises ConfigError, naming the field, when the parts don't fit together.
     """
 
     kind: Kind
     header: Text | None = None
+    proof: Text | None = None
     alg: Algorithm = "sha256"
     enc: Encoding = "hex"
     prefix: str = ""
@@ -119,18 +167,24 @@ class Scheme(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict
         Then the body's hash has to count as well. True without a delivery id (there is nothing to distrust),
         and for shared values: who holds one can make up any body, so a hash would guard nothing.
         """
-        return self.kind != "hmac" or all(is_signed(at, self.plan.pieces) for at in self.plan.id_sources)
+        sources = self.plan.id_sources
+        if self.kind in DECLARATIVE:
+            return all(is_signed(at, self.plan.pieces) for at in sources)
+        return self.kind in SHARED or all(at.kind in ("body", "form") for at in sources)
 
     @property
     def uses_url(self) -> bool:
         """True when the sender signs the URL it was given, which the receiver must then be told."""
-        return any(piece.kind == "url" for piece in self.plan.pieces)
+        return self.kind in SIGNS_URL or any(piece.kind == "url" for piece in self.plan.pieces)
+
+
+DEFAULTS: Final = {field.name: field.default for field in msgspec.structs.fields(Scheme)}
 
 
 def read_scheme(value: object, where: str) -> Scheme:
     """The scheme an operator wrote: a preset's name, `{scheme: name, …overrides}`, or each field written out.
 
-    `kind` may be spelt `type`, and `list` and `timestamp` flat: item_sep, kv_sep, sig_key, ts, ts_unit,
+    `kind` may be spelt `type`, `proof` `signature`, and `list` and `timestamp` flat: item_sep, kv_sep, sig_key, ts, ts_unit,
     tolerance, future. Secrets are not part of a scheme. Raises ConfigError naming the field below `where`.
     """
     declared = read_declared(value, where)
@@ -147,6 +201,7 @@ def read_scheme(value: object, where: str) -> Scheme:
 # The flat spelling of nested fields.
 FLAT_FIELDS: Final[Mapping[str, str]] = {
     "type": "kind",
+    "signature": "proof",
     "item_sep": "list.item_sep",
     "kv_sep": "list.kv_sep",
     "sig_key": "list.sig_key",
@@ -232,11 +287,14 @@ def join_path(where: str, field: str) -> str:
 
 def compile_plan(scheme: Scheme) -> Plan:
     """Read a scheme's texts. Raises ConfigError, starting with the field's name."""
-    pieces = parse_template(scheme.template) if scheme.kind == "hmac" else ()
+    pieces = parse_template(scheme.template) if scheme.kind in DECLARATIVE else ()
     identities = scheme.delivery_id.split("+") if scheme.delivery_id else ()
-    kinds = ("header", "body")
+    kinds = ("header", "body", "form")
+    header = (scheme.header or BASIC_HEADER).lower()
+    elsewhere = parse_source(scheme.proof, ("body", "form", "query"), "proof") if scheme.proof else None
     return Plan(
-        header=(scheme.header or BASIC_HEADER).lower(),
+        header=header,
+        proof=elsewhere or Source("header", header),
         pieces=pieces,
         signs_time=any(piece.kind == "timestamp" for piece in pieces),
         id_sources=tuple(parse_source(text, kinds, "delivery_id") for text in identities),
@@ -274,15 +332,32 @@ def parse_source(text: str, kinds: Sequence[str], field: str) -> Source:
 def check_scheme(scheme: Scheme) -> None:
     """Raise ConfigError, starting with the field's name, when the scheme's parts don't fit together."""
     _ = scheme.plan
-    if scheme.kind in ("hmac", "token") and not scheme.header:
-        raise ConfigError(f"header: is missing; kind {scheme.kind} needs the name of the header with the proof")
-    if scheme.kind == "hmac":
+    check_fields(scheme)
+    check_place(scheme)
+    if scheme.kind in DECLARATIVE:
+        check_choice(scheme, "alg", ALGORITHMS_OF)
+        check_choice(scheme, "key", KEY_FORMS_OF)
         check_template(scheme)
         check_time(scheme)
-    elif scheme.list or scheme.timestamp or scheme.key != "raw" or scheme.template != "{body}":
-        raise ConfigError(f"kind: {scheme.kind} takes no list, template, timestamp or key; hmac does")
-    if scheme.kind == "basic" and scheme.prefix:
-        raise ConfigError("prefix: kind basic has its own")
+
+
+def check_fields(scheme: Scheme) -> None:
+    for field in DECLARED:
+        if getattr(scheme, field) != DEFAULTS[field] and field not in TAKES[scheme.kind]:
+            others = ", ".join(TAKES[scheme.kind]) or "nothing of the kind"
+            raise ConfigError(f"{field}: means nothing for kind {scheme.kind}, which takes {others}")
+
+
+def check_place(scheme: Scheme) -> None:
+    if scheme.kind not in HEADERLESS and not scheme.header and not scheme.proof:
+        raise ConfigError(f"header: is missing; kind {scheme.kind} needs the name of the header with the proof")
+    if scheme.header and scheme.proof:
+        raise ConfigError("proof: says that the proof stands elsewhere than in a header; keep one of header and proof")
+
+
+def check_choice(scheme: Scheme, field: str, choices: Mapping[str, tuple[str, ...]]) -> None:
+    if getattr(scheme, field) not in choices[scheme.kind]:
+        raise ConfigError(f"{field}: kind {scheme.kind} takes one of {', '.join(choices[scheme.kind])}")
 
 
 def check_template(scheme: Scheme) -> None:
@@ -307,7 +382,7 @@ def check_time(scheme: Scheme) -> None:
 def is_signed(source: Source, pieces: Sequence[Piece]) -> bool:
     """True when what stands at `source` is among the signed pieces."""
     exact = any((piece.kind, piece.name) == (source.kind, source.name) for piece in pieces)
-    within = {"body": (("body", ""), ("json", source.name))}.get(source.kind, ())
+    within = {"body": (("body", ""), ("json", source.name)), "form": (("body", ""),)}.get(source.kind, ())
     return exact or any((piece.kind, piece.name) in within for piece in pieces)
 
 

@@ -18,17 +18,10 @@ from standardwebhooks import Webhook
 
 from gateway.errors import ConfigError
 from gateway.presets import ROWS
-from gateway.proofs import PIECES, REASONS, TIME_READERS, TIME_WRITERS
-from gateway.schemes import NAMED_PIECES, PLAIN_PIECES, Algorithm, Encoding, KeyForm, Kind, Unit
+from gateway.proofs import PIECES, REASONS, TIME_READERS, TIME_WRITERS, read_signed
+from gateway.schemes import NAMED_PIECES, PLAIN_PIECES, TAKES, Algorithm, Encoding, KeyForm, Kind, Unit
 from gateway.signatures import (
-    DECODERS,
-    DIGEST_SIZES,
-    ENCODERS,
-    KEY_FORMS,
-    MAX_CANDIDATES,
     PRESETS,
-    SIGNERS,
-    VERIFIERS,
     Request,
     Scheme,
     Timestamp,
@@ -38,10 +31,14 @@ from gateway.signatures import (
     event_type,
     judge,
     read_scheme,
-    read_signed,
     sign,
     verify,
 )
+from gateway.verifiers import CHECKERS, SIGNERS, VERIFIERS
+from gateway.verifiers.claims import MAX_CANDIDATES
+from gateway.verifiers.encodings import DECODERS, ENCODERS
+from gateway.verifiers.keys import DIGEST_SIZES, KEY_FORMS
+from gateway.verifiers.publickeys import PRIVATE_FORMS, PRIVATE_WORDS, PUBLIC_FORMS, SIZES
 
 NOW = 1_750_000_000.0
 URL = "https://gateway.example/hooks/app?payload=%7B%7D"
@@ -757,8 +754,11 @@ HMAC = {"kind": "hmac", "header": "X-Sig"}
         ({"scheme": "stripe", "prefix": "v1="}, "verify.prefix: is for a header with one signature"),
         ({**HMAC, "delivery_id": "X-Id"}, "verify.delivery_id: 'X-Id' says not where the value stands"),
         ({**HMAC, "event_type": "body:"}, "verify.event_type: 'body:' says not where the value stands"),
-        ({"kind": "token", "header": "X", "key": "hex"}, "verify.kind: token takes no list"),
-        ({"kind": "basic", "prefix": "B"}, "verify.prefix: kind basic has its own"),
+        (
+            {"kind": "token", "header": "X", "key": "hex"},
+            "verify.key: means nothing for kind token, which takes header",
+        ),
+        ({"kind": "basic", "prefix": "B"}, "verify.prefix: means nothing for kind basic, which takes header"),
     ],
 )
 def test_schemes_that_cannot_be_used(written: object, message: str) -> None:
@@ -770,10 +770,11 @@ def test_schemes_that_cannot_be_used(written: object, message: str) -> None:
 
 def test_tables_are_whole() -> None:
     """Each word that the declarative form knows has its row in the table that handles it."""
-    assert set(VERIFIERS) == set(get_args(Kind)) == {*SIGNERS, "none"}
-    assert set(DIGEST_SIZES) == set(get_args(Algorithm))
+    assert set(VERIFIERS) == set(SIGNERS) == set(CHECKERS) == set(TAKES) == set(get_args(Kind))
+    assert {*DIGEST_SIZES, *SIZES} == set(get_args(Algorithm))
     assert set(DECODERS) == set(ENCODERS) == set(get_args(Encoding))
-    assert set(KEY_FORMS) == set(get_args(KeyForm))
+    assert {*KEY_FORMS, *PUBLIC_FORMS} == set(get_args(KeyForm))
+    assert set(PUBLIC_FORMS) == set(PRIVATE_FORMS) == set(PRIVATE_WORDS)
     assert set(TIME_READERS) == set(TIME_WRITERS) == set(get_args(Unit))
     assert set(PIECES) == {"text", *PLAIN_PIECES, *NAMED_PIECES}
 

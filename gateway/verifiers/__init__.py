@@ -1,0 +1,68 @@
+"""The kinds of proof: a row for each in VERIFIERS, which judge, in SIGNERS, which make what is judged, and in CHECKERS,
+which raise ConfigError, without the secret in it, for a secret that can't be used.
+
+The kinds of the declarative form are `hmacs`, `publickeys` and `shared`. A sender that signs in a way of its own has
+a module of its own, with two silent functions:
+
+    verify(scheme, secrets, request, now) -> Verdict    never raises; a refusal has a reason from proofs.REASONS
+    sign(scheme, secret, request, now) -> Signed        raises ConfigError when it can't
+
+and a word for it in schemes.Kind and a row in schemes.TAKES. `keys`, `encodings` and `claims` are their tools.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from gateway.proofs import Request, Verdict
+from gateway.schemes import Scheme
+from gateway.verifiers import adyen, hmacs, hubspot, keys, netlify, publickeys, shared, twilio, websub
+from gateway.verifiers.placing import Signed
+
+Verifier = Callable[[Scheme, Sequence[str], Request, float], Verdict]
+Signer = Callable[[Scheme, str, Request, float], Signed]
+Checker = Callable[[Scheme, str], None]
+
+VERIFIERS: Final[Mapping[str, Verifier]] = {
+    "hmac": hmacs.verify,
+    "public-key": publickeys.verify,
+    "token": shared.verify_token,
+    "basic": shared.verify_basic,
+    "url": shared.verify_url,
+    "none": shared.verify_none,
+    "adyen": adyen.verify,
+    "hubspot-v1": hubspot.verify,
+    "hubspot-v2": hubspot.verify,
+    "netlify": netlify.verify,
+    "twilio": twilio.verify,
+    "websub": websub.verify,
+}
+SIGNERS: Final[Mapping[str, Signer]] = {
+    "hmac": hmacs.sign,
+    "public-key": publickeys.sign,
+    "token": shared.sign_token,
+    "basic": shared.sign_basic,
+    "url": shared.sign_url,
+    "none": shared.sign_none,
+    "adyen": adyen.sign,
+    "hubspot-v1": hubspot.sign,
+    "hubspot-v2": hubspot.sign,
+    "netlify": netlify.sign,
+    "twilio": twilio.sign,
+    "websub": websub.sign,
+}
+CHECKERS: Final[Mapping[str, Checker]] = {
+    "hmac": keys.check,
+    "public-key": publickeys.check,
+    "token": shared.check_token,
+    "basic": shared.check_basic,
+    "url": shared.check_url,
+    "none": shared.check_none,
+    "adyen": keys.check,
+    "hubspot-v1": keys.check,
+    "hubspot-v2": keys.check,
+    "netlify": keys.check,
+    "twilio": keys.check,
+    "websub": keys.check,
+}
