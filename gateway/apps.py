@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -73,6 +74,7 @@ class App(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True,
     id: Annotated[int, msgspec.Meta(ge=0, le=LARGEST_ID)] = 0
     name: Annotated[str, msgspec.Meta(min_length=1)]
     token: str | None = None
+    public_url: str | None = None
     capabilities: tuple[Capability, ...] = ("receive", "send")
     adapter: Literal["direct"] | AdapterSettings | None = None
     credentials: dict[str, SecretRef] = {}
@@ -126,6 +128,8 @@ class LiveApp:
         self.sender = read_sender(app.verify)
         self.scheme, references = read_verify(app)
         self.secrets, self.problem = _gather_secrets(app, self.scheme, references, resolve)
+        self.only_by_token = self.scheme is not None and self.scheme.kind == "url"
+        self._signed_url = app.public_url if self.scheme is not None and self.scheme.uses_url else None
         self.credentials: dict[str, str] = {}
         if self.adapter is not None:
             self.credentials, self.problem = _gather_credentials(app, resolve)
@@ -141,6 +145,17 @@ class LiveApp:
         self.response = None if app.respond is None else Response(app.respond)
         self.payer = app.payer
         self.callback_secret = None if app.callback is None else resolve(app.callback.secret, f"app:{app.name}")
+
+    def url_of(self, seen: str) -> str:
+        """The URL that this sender signs: the `public_url` it was given, with the query that came; else the one `seen`.
+
+        `seen` is path and query. The host that a request names proves nothing.
+        """
+        if self._signed_url is None:
+            return seen
+        base, _, own = self._signed_url.partition("?")
+        query = seen.partition("?")[2] or own
+        return f"{base}?{query}" if query else base
 
 
 def read_verify(app: App) -> tuple[Scheme | None, list[SecretRef]]:
@@ -161,6 +176,11 @@ def read_verify(app: App) -> tuple[Scheme | None, list[SecretRef]]:
         message = f"secrets takes a list of {{env: NAME}} or {{file: PATH}}: {error}"
         raise ConfigError(message, path="verify.secrets") from None
     scheme = _read_scheme(written)
+    if scheme.kind == "url" and secrets:
+        message = "this sender's secret is the app's `token`, at the end of its URL; take out `secrets`"
+        raise ConfigError(message, path="verify.secrets")
+    if scheme.kind == "url":
+        return scheme, []
     if scheme.kind != "none" and not secrets:
         message = "verify names no secret: add `secrets: [{env: NAME}]`, or write `verify: none` to accept anyone"
         raise ConfigError(message, path="verify")
@@ -211,6 +231,10 @@ def compile_dedupe(text: str | None) -> Expression | Literal["body"] | None:
 def check_app(app: App) -> None:
     """Raise ConfigError with `details["path"]` for what can be known to be wrong without any secret."""
     scheme, _ = read_verify(app)
+    if problem := find_problem(app, scheme):
+        message, path = problem
+        raise ConfigError(message, path=path)
+    _check_public_url(app)
     compile_dedupe(app.dedupe)
     _check_contents(app, scheme)
     names = [trigger.name for trigger in app.triggers]
@@ -255,6 +279,40 @@ def _check_contents(app: App, scheme: Scheme | None) -> None:
         Response(app.respond)
 
 
+def find_problem(app: App, scheme: Scheme | None) -> tuple[str, str] | None:
+    """What an app lacks that its scheme needs beside secrets, and the field that it would stand in."""
+    if scheme is None:
+        return None
+    if scheme.uses_url and app.public_url is None:
+        return (
+            "this sender signs the URL that it posts to; write the one it was given, `public_url: https://..`",
+            "public_url",
+        )
+    # Without a token the app is given one when it is published.
+    if scheme.kind != "url" or app.token is None:
+        return None
+    try:
+        check_secret(scheme, app.token, "token")
+    except ConfigError as error:
+        return error.message.removeprefix("token: "), "token"
+    return None
+
+
+def _check_public_url(app: App) -> None:
+    if app.public_url is None:
+        return
+    try:
+        parts = urlsplit(app.public_url)
+        good = parts.scheme in ("https", "http") and parts.hostname and not parts.fragment and not parts.username
+    except ValueError:
+        good = False
+    if not good or not app.public_url.isascii() or not app.public_url.isprintable() or " " in app.public_url:
+        message = (
+            "write the whole URL as the sender was given it: https://host/path, in ASCII, without user and fragment"
+        )
+        raise ConfigError(message, path="public_url")
+
+
 def _check_adapter(app: App) -> None:
     if not isinstance(app.adapter, AdapterSettings):
         return
@@ -284,6 +342,10 @@ def _gather_secrets(
 ) -> tuple[tuple[str, ...], str | None]:
     if scheme is None:
         return (), "the app has no `verify`"
+    if problem := find_problem(app, scheme):
+        return (), problem[0]
+    if scheme.kind == "url":
+        return ((app.token,), None) if app.token else ((), "the app has no token")
     found = [resolve(reference, f"app:{app.name}") for reference in references]
     for reference, value in zip(references, found, strict=True):
         complaint = complain_of_secret(scheme, value)

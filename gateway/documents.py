@@ -391,16 +391,18 @@ def _version_fields(version: Version) -> dict[str, Any]:
 
 
 def _app_fields(app: App, balance: Balance | None) -> dict[str, Any]:
+    scheme, secrets = read_verify(app)
+    by_token = scheme is not None and scheme.kind == "url"
     return {
         "id": app.id,
         "name": app.name,
         "token": app.token,
-        "path": f"/api/v1/webhooks/{app.id}",
+        "path": f"/api/v1/webhooks/{app.token if by_token else app.id}",
         "token_path": f"/api/v1/webhooks/{app.token}",
         "capabilities": app.capabilities,
         "adapter": app.adapter.url if isinstance(app.adapter, AdapterSettings) else app.adapter,
         "scheme": _name_scheme(app),
-        "secrets": [reference.label for reference in read_verify(app)[1]],
+        "secrets": [reference.label for reference in secrets],
         "triggers": [trigger.name for trigger in app.triggers],
         "callback_url": app.callback.url if app.callback else None,
         "dedupe": app.dedupe,

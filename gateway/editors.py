@@ -69,6 +69,7 @@ NOTES: dict[tuple[str, str], str] = {
     ("App", "json_field"): "The form's field that holds the event as JSON, which becomes event.body.",
     ("App", "respond"): "Its own answer to an event that was stored.",
     ("App", "dedupe"): CEL + "what makes a delivery the same; or `body`.",
+    ("App", "public_url"): "The whole URL that this sender was given, for those that sign it; the query is the request's own.",
     ("App", "triggers"): "Which events start which workflows.",
     ("App", "verify"): "How this sender proves itself. Without it the app refuses everything; `none` accepts anyone.",
     ("Batch", "key"): CEL + "one batch for each value; reads input, task, metadata, app, event.",

@@ -1,8 +1,8 @@
 """The known senders: a row each, in the words an operator may use; a field that is left out has Scheme's default.
 
 Adding a sender that fits the form is a row here and a vector in tests/samples/signatures. `delivery_id` is
-given only where the sender keeps it over its own retries and changes it for anything else. Senders that sign
-nothing have no row: they get a token, Basic credentials, or a secret in their URL.
+given only where the sender keeps it over its own retries and changes it for anything else. What is no plain HMAC in a
+header, and senders that sign nothing, are in `specials`.
 
 Source: each sender's own documentation or SDK, by way of the project's table of senders.
 """
@@ -12,12 +12,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-Row = Mapping[str, object]
+from gateway.specials import ALIASES, CLOUDEVENTS, FORM, JSON, SPECIALS, Row
 
-JSON: Final = ("application/json",)
-FORM: Final = ("application/x-www-form-urlencoded",)
 XML: Final = ("application/xml", "text/xml")
-CLOUDEVENTS: Final = ("application/cloudevents+json", "application/cloudevents-batch+json")
 
 COMMAS: Final = {"item_sep": ",", "kv_sep": "=", "sig_key": "v1"}
 SPACES: Final = {"item_sep": " ", "kv_sep": ",", "sig_key": "v1"}
@@ -40,7 +37,7 @@ def _standard_webhooks(names: str, event_type: str = "body:type") -> Row:
 
 
 def _gitea(name: str, template: str, content_types: tuple[str, ...]) -> Row:
-    """Gitea and its relatives sign the JSON, which a form carries decoded in its field `payload`."""
+    """Gitea and its relatives sign the JSON, which a form carries in its field `payload`."""
     return {
         "kind": "hmac",
         "header": f"X-{name}-Signature",
@@ -51,7 +48,8 @@ def _gitea(name: str, template: str, content_types: tuple[str, ...]) -> Row:
     }
 
 
-ROWS: Final[Mapping[str, Row]] = {
+KNOWN: Final[Mapping[str, Row]] = {
+    **SPECIALS,
     "none": {"kind": "none"},
     "basic": {"kind": "basic"},
     "bearer": {"kind": "token", "header": "Authorization", "prefix": "Bearer "},
@@ -151,9 +149,9 @@ ROWS: Final[Mapping[str, Row]] = {
         "content_types": JSON,
     },
     "datadog": {"kind": "basic", "content_types": (*JSON, *FORM)},
-    "forgejo": _gitea("Forgejo", "{body}", JSON),
+    "forgejo": _gitea("Forgejo", "{payload}", (*JSON, *FORM)),
     "forgejo-form": _gitea("Forgejo", "{form.payload}", FORM),
-    "gitea": _gitea("Gitea", "{body}", JSON),
+    "gitea": _gitea("Gitea", "{payload}", (*JSON, *FORM)),
     "gitea-form": _gitea("Gitea", "{form.payload}", FORM),
     "github": {
         "kind": "hmac",
@@ -171,7 +169,7 @@ ROWS: Final[Mapping[str, Row]] = {
         "content_types": JSON,
     },
     "gitlab-signed": _standard_webhooks("webhook", event_type="header:X-Gitlab-Event"),
-    "gogs": _gitea("Gogs", "{body}", JSON),
+    "gogs": _gitea("Gogs", "{payload}", (*JSON, *FORM)),
     "gogs-form": _gitea("Gogs", "{form.payload}", FORM),
     "grafana": {
         "kind": "hmac",
@@ -197,8 +195,9 @@ ROWS: Final[Mapping[str, Row]] = {
         "kind": "hmac",
         "header": "X-HubSpot-Signature-v3",
         "enc": "base64",
-        "template": "{method}{url}{body}{timestamp}",
+        "template": "{method}{decoded_url}{body}{timestamp}",
         "timestamp": {"from": "header:X-HubSpot-Request-Timestamp", "unit": "ms"},
+        "event_type": "body:0.subscriptionType",
         "content_types": JSON,
     },
     "intercom": {
@@ -370,3 +369,4 @@ ROWS: Final[Mapping[str, Row]] = {
         "content_types": JSON,
     },
 }
+ROWS: Final[Mapping[str, Row]] = {**KNOWN, **{alias: KNOWN[name] for alias, name in ALIASES.items()}}

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import formatdate, parsedate_to_datetime
 from typing import Final
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote, unquote_to_bytes
 
 import msgspec
 from msgspec import Struct
 
+from gateway.parts import read_part
 from gateway.schemes import Piece, Source, Timestamp
 
 REASONS: Final[Mapping[str, str]] = {
@@ -36,6 +37,10 @@ REASONS: Final[Mapping[str, str]] = {
     "future": "the signature is right, but its time lies further ahead than the scheme allows",
 }
 MAX_FORM_FIELDS: Final = 1000
+FORM_TYPE: Final = re.compile(r"application/x-www-form-urlencoded\s*(;.*)?", re.IGNORECASE | re.DOTALL)
+
+# What HubSpot decodes in a URL before it signs it: : / ? @ ! $ ' ( ) * , ;
+LITERALS: Final = re.compile(r"%(?:3A|2F|3F|40|21|24|27|28|29|2A|2C|3B)", re.IGNORECASE)
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -106,7 +111,7 @@ def read_place(place: Source, request: Request) -> str | None:
     """What stands at a place of the body or the query; None when nothing does, or more than one thing."""
     if place.kind == "body":
         return read_json(request.body, place.name)
-    value = read_field(request.body if place.kind == "form" else query_of(request), place.name)
+    value = read_form(request, place.name) if place.kind == "form" else read_field(query_of(request), place.name)
     try:
         return None if value is None else value.decode()
     except UnicodeDecodeError:
@@ -140,12 +145,25 @@ def piece_body(piece: Piece, request: Request, stamp: str) -> bytes | Verdict:
     return request.body
 
 
+def piece_payload(piece: Piece, request: Request, stamp: str) -> bytes | Verdict:
+    kinds = request.values("content-type")
+    if len(kinds) > 1:
+        return refuse("doubled_header")
+    is_form = bool(kinds) and FORM_TYPE.fullmatch(kinds[0].strip()) is not None
+    return (read_field(request.body, "payload") or refuse("malformed_body")) if is_form else request.body
+
+
 def piece_timestamp(piece: Piece, request: Request, stamp: str) -> bytes | Verdict:
     return stamp.encode("ascii")
 
 
 def piece_url(piece: Piece, request: Request, stamp: str) -> bytes | Verdict:
     return request.url.encode("utf-8", "surrogatepass") or refuse("missing_context")
+
+
+def piece_decoded_url(piece: Piece, request: Request, stamp: str) -> bytes | Verdict:
+    text = LITERALS.sub(lambda found: unquote(found[0]), request.url)
+    return text.encode("utf-8", "surrogatepass") or refuse("missing_context")
 
 
 def piece_method(piece: Piece, request: Request, stamp: str) -> bytes | Verdict:
@@ -163,7 +181,7 @@ def piece_header(piece: Piece, request: Request, stamp: str) -> bytes | Verdict:
 
 
 def piece_form(piece: Piece, request: Request, stamp: str) -> bytes | Verdict:
-    return read_field(request.body, piece.name) or refuse("malformed_body")
+    return read_form(request, piece.name) or refuse("malformed_body")
 
 
 def piece_query(piece: Piece, request: Request, stamp: str) -> bytes | Verdict:
@@ -178,14 +196,24 @@ def piece_json(piece: Piece, request: Request, stamp: str) -> bytes | Verdict:
 PIECES: Final[Mapping[str, Callable[[Piece, Request, str], bytes | Verdict]]] = {
     "text": piece_text,
     "body": piece_body,
+    "payload": piece_payload,
     "timestamp": piece_timestamp,
     "url": piece_url,
+    "decoded_url": piece_decoded_url,
     "method": piece_method,
     "header": piece_header,
     "form": piece_form,
     "query": piece_query,
     "json": piece_json,
 }
+
+
+def read_form(request: Request, name: str) -> bytes | None:
+    """The decoded value of the one field `name` of a form, URL-encoded or multipart; None when missing or repeated."""
+    kinds = request.values("content-type")
+    if len(kinds) == 1 and kinds[0].strip()[:10].lower() == "multipart/":
+        return read_part(kinds[0], request.body, name)
+    return read_field(request.body, name)
 
 
 def read_field(form: bytes, name: str) -> bytes | None:

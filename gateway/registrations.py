@@ -9,7 +9,7 @@ import msgspec
 
 from gateway.apps import App, CallbackSettings, check_app, read_verify
 from gateway.egress import Policy, check_url
-from gateway.errors import Conflict, Unprocessable
+from gateway.errors import ConfigError, Conflict, Unprocessable
 from gateway.secrets import SecretRef, seal
 from gateway.signatures import read_scheme
 
@@ -25,6 +25,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     scheme: str = "orqo"
     direct: bool = True
     callback_url: str | None = None
+    public_url: str | None = None
 
 
 class Registration(msgspec.Struct, frozen=True):
@@ -49,6 +50,7 @@ def register(wish: Wish, policy: Policy, master_keys: Sequence[bytes], noise: No
         message = f"callback_url: {refusal}"
         raise Unprocessable(message)
     secret, owner = make_secret(wish.scheme, noise), f"app:{wish.name}"
+    by_url = read_scheme(wish.scheme, "scheme").kind == "url"
     callback_secret, callback = None, None
     if wish.callback_url:
         callback_secret = "whsec_" + _text(noise(SECRET_BYTES))
@@ -57,7 +59,10 @@ def register(wish: Wish, policy: Policy, master_keys: Sequence[bytes], noise: No
     app = App(
         name=wish.name,
         adapter="direct" if wish.direct else None,
-        verify={"scheme": wish.scheme, "secrets": [{"sealed": seal(master_keys, owner, secret)}]},
+        token=secret if by_url else None,
+        public_url=wish.public_url,
+        verify={"scheme": wish.scheme}
+        | ({} if by_url else {"secrets": [{"sealed": seal(master_keys, owner, secret)}]}),
         callback=callback,
     )
     check_app(app)
@@ -80,8 +85,13 @@ def rotate(app: App, master_keys: Sequence[bytes], noise: Noise) -> Registration
 
 
 def make_secret(written: object, noise: Noise) -> str:
-    """A secret of the form that senders of this scheme use. Raises ConfigError when there is no such scheme."""
+    """A secret of the form that senders of this scheme use. Raises ConfigError when there is no such scheme, or when it
+    is the sender who makes the key.
+    """
     scheme, raw = read_scheme(written, "scheme"), noise(SECRET_BYTES)
+    if scheme.kind == "public-key":
+        message = "scheme: this sender signs with a key of its own; write the app and its public key in gateway.yaml"
+        raise ConfigError(message)
     if scheme.key in ("whsec", "base64"):
         return ("whsec_" if scheme.key == "whsec" else "") + _text(raw)
     return "gateway:" + raw.hex() if scheme.kind == "basic" else raw.hex()

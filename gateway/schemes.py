@@ -15,10 +15,10 @@ from gateway.errors import ConfigError
 from gateway.presets import ROWS
 
 BASIC_HEADER: Final = "Authorization"
-PLAIN_PIECES: Final = ("body", "timestamp", "url", "method")
+PLAIN_PIECES: Final = ("body", "payload", "timestamp", "url", "decoded_url", "method")
 NAMED_PIECES: Final = ("header", "form", "query", "json")
 PIECE_FORMS: Final = (*PLAIN_PIECES, *(f"{kind}.NAME" for kind in NAMED_PIECES))
-CONTENT_PIECES: Final = ("body", "form", "query", "json")
+CONTENT_PIECES: Final = ("body", "payload", "form", "query", "json")
 
 Kind = Literal[
     "hmac",
@@ -54,7 +54,7 @@ TAKES: Final[Mapping[str, tuple[str, ...]]] = {
     "hubspot-v1": ("header",),
     "hubspot-v2": ("header",),
     "netlify": ("header",),
-    "twilio": ("header",),
+    "twilio": ("header", "alg"),
     "websub": ("header",),
 }
 DECLARATIVE: Final = ("hmac", "public-key")
@@ -69,6 +69,7 @@ KEY_FORMS_OF: Final[Mapping[str, tuple[str, ...]]] = {
 ALGORITHMS_OF: Final[Mapping[str, tuple[str, ...]]] = {
     "hmac": ("sha1", "sha256", "sha384", "sha512"),
     "public-key": ("ed25519", "ecdsa-p256"),
+    "twilio": ("sha1", "sha256"),
 }
 
 
@@ -132,7 +133,8 @@ class Scheme(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict
     `header` carries the signature (hmac, public-key) or the shared value (token, basic); one that stands elsewhere has
     its place in `proof`: `body:PATH`, `form:FIELD` or `query:FIELD`. With `url` the app's own token, at the end of its
     URL, is the secret. `template` is what is signed: `{body} {timestamp} {url} {method} {header.NAME} {form.FIELD}
-    {query.FIELD} {json.PATH}` and literal text. With `public-key` the secrets are the sender's public keys, written as
+    {query.FIELD} {json.PATH}`, `{payload}` (a form's decoded field of that name, of anything else the body), `{decoded_url}`
+    (as HubSpot reads it) and literal text. With `public-key` the secrets are the sender's public keys, written as
     `key` says: 32 bytes of hex, `whpk_` and base64, or SPKI in base64 or PEM. The other kinds are named for their one
     sender. `delivery_id` and `event_type` are `header:NAME`, `body:PATH` or `form:FIELD`; several joined by `+` make
     one id. No `content_types` means any. Raises ConfigError, naming the field, when the parts don't fit together.
@@ -175,7 +177,7 @@ class Scheme(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict
     @property
     def uses_url(self) -> bool:
         """True when the sender signs the URL it was given, which the receiver must then be told."""
-        return self.kind in SIGNS_URL or any(piece.kind == "url" for piece in self.plan.pieces)
+        return self.kind in SIGNS_URL or any(piece.kind in ("url", "decoded_url") for piece in self.plan.pieces)
 
 
 DEFAULTS: Final = {field.name: field.default for field in msgspec.structs.fields(Scheme)}
@@ -334,9 +336,9 @@ def check_scheme(scheme: Scheme) -> None:
     _ = scheme.plan
     check_fields(scheme)
     check_place(scheme)
+    check_choice(scheme, "alg", ALGORITHMS_OF)
+    check_choice(scheme, "key", KEY_FORMS_OF)
     if scheme.kind in DECLARATIVE:
-        check_choice(scheme, "alg", ALGORITHMS_OF)
-        check_choice(scheme, "key", KEY_FORMS_OF)
         check_template(scheme)
         check_time(scheme)
 
@@ -356,13 +358,18 @@ def check_place(scheme: Scheme) -> None:
 
 
 def check_choice(scheme: Scheme, field: str, choices: Mapping[str, tuple[str, ...]]) -> None:
-    if getattr(scheme, field) not in choices[scheme.kind]:
-        raise ConfigError(f"{field}: kind {scheme.kind} takes one of {', '.join(choices[scheme.kind])}")
+    known = choices.get(scheme.kind)
+    if known and getattr(scheme, field) not in known:
+        raise ConfigError(f"{field}: kind {scheme.kind} takes one of {', '.join(known)}")
 
 
 def check_template(scheme: Scheme) -> None:
     if not any(piece.kind in CONTENT_PIECES for piece in scheme.plan.pieces):
         raise ConfigError("template: signs nothing of the message; it needs {body}, or a field of it")
+    if scheme.plan.proof.kind in ("body", "form") and any(
+        piece.kind in ("body", "payload") for piece in scheme.plan.pieces
+    ):
+        raise ConfigError("template: the proof stands in the body, which can't be signed as a whole then")
     if scheme.plan.signs_time and not scheme.timestamp:
         raise ConfigError("timestamp: is missing; the template has {timestamp}, so say where the time stands")
     if scheme.list and scheme.prefix:
@@ -382,7 +389,10 @@ def check_time(scheme: Scheme) -> None:
 def is_signed(source: Source, pieces: Sequence[Piece]) -> bool:
     """True when what stands at `source` is among the signed pieces."""
     exact = any((piece.kind, piece.name) == (source.kind, source.name) for piece in pieces)
-    within = {"body": (("body", ""), ("json", source.name)), "form": (("body", ""),)}.get(source.kind, ())
+    within = {
+        "body": (("body", ""), ("payload", ""), ("json", source.name)),
+        "form": (("body", ""),),
+    }.get(source.kind, ())
     return exact or any((piece.kind, piece.name) in within for piece in pieces)
 
 

@@ -80,12 +80,13 @@ def add_app(
     scheme: Annotated[str, typer.Option(help="How it signs: orqo, github, ..")] = "orqo",
     direct: Annotated[bool, typer.Option(help="The body names the workflow to run.")] = True,
     callback_url: Annotated[str | None, typer.Option(help="Where to tell that a run has ended.")] = None,
+    public_url: Annotated[str | None, typer.Option(help="The URL given to a sender that signs it.")] = None,
     json: Json = False,
 ) -> None:
     """Register a sender with a new secret, shown once and kept encrypted."""
     from gateway.registrations import Wish
 
-    wish = Wish(name=name, scheme=scheme, direct=direct, callback_url=callback_url)
+    wish = Wish(name=name, scheme=scheme, direct=direct, callback_url=callback_url, public_url=public_url)
     document = _describe_new(with_store(lambda shard: shard.management(sealing=True).add_app(wish)))
     if json:
         print_json(document)

@@ -19,7 +19,9 @@ CAP = 1_048_576
 
 def send(
     url: Annotated[str, typer.Argument(help="Where to post it.")],
-    secret: Annotated[str, typer.Option(help="The secret to sign with.", envvar="GATEWAY_SEND_SECRET")],
+    secret: Annotated[
+        str, typer.Option(help="The secret, or private key, to sign with.", envvar="GATEWAY_SEND_SECRET")
+    ],
     scheme: Annotated[str, typer.Option(help="How to sign: orqo, github, stripe, ..")] = "orqo",
     data: Annotated[str, typer.Option(help="The body; @FILE reads a file, @- standard input.")] = "{}",
     header: Annotated[list[str] | None, typer.Option("--header", "-H", help="Another header, `Name: value`.")] = None,
@@ -27,7 +29,7 @@ def send(
     json: Json = False,
 ) -> None:
     """Sign and post one request, as any sender would. Exits with 0 when the answer is a 2xx."""
-    from gateway.signatures import Request, read_scheme, sign
+    from gateway.signatures import Request, read_scheme, sign_request
 
     with plainly():
         body = read_data(data)
@@ -41,8 +43,8 @@ def send(
         headers += extra
         request = Request(method=method.upper(), url=url, headers=tuple(headers), body=body)
         identity = f"msg_{os.urandom(12).hex()}"
-        signed = sign(read_scheme(scheme, "--scheme"), secret, request, time.time(), identity)
-        answer = asyncio.run(_post(method.upper(), url, [*headers, *signed], body))
+        signed = sign_request(read_scheme(scheme, "--scheme"), secret, request, time.time(), identity)
+        answer = asyncio.run(_post(signed.method, signed.url, list(signed.headers), signed.body))
     if json:
         print_json({"status": answer.status, "body": _read_body(answer.body), "duration_ms": answer.duration_ms})
     else:

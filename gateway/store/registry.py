@@ -133,7 +133,8 @@ class Registry:
                 continue
             if live.problem is not None:
                 log.warning("app refuses every request", app=app.name, reason=live.problem)
-            apps[str(app.id)] = live
+            if not live.only_by_token:
+                apps[str(app.id)] = live
             if app.token:
                 apps[app.token] = live
         self.apps = apps

@@ -14,6 +14,7 @@ from gateway.proofs import (
     Request,
     Stamp,
     Verdict,
+    read_header,
     read_proof,
     read_signed,
     read_stamp,
@@ -38,7 +39,8 @@ class Claim(Struct, frozen=True):
 
 def read_claim(scheme: Scheme, request: Request, sizes: range) -> Claim | Verdict:
     """Read the claim; `sizes` are the lengths that a whole signature may have, in bytes."""
-    value = read_proof(scheme.plan.proof, request)
+    plan = scheme.plan
+    value = read_header(request, plan.header) if plan.proof.kind == "header" else read_proof(plan.proof, request)
     if isinstance(value, Verdict):
         return value
     fields = split_header(scheme, value)
@@ -47,10 +49,10 @@ def read_claim(scheme: Scheme, request: Request, sizes: range) -> Claim | Verdic
     candidates = read_candidates(scheme, fields, sizes)
     if isinstance(candidates, Verdict):
         return candidates
-    stamp = read_stamp(scheme.timestamp, request, fields) if scheme.plan.signs_time else None
+    stamp = read_stamp(scheme.timestamp, request, fields) if plan.signs_time else None
     if isinstance(stamp, Verdict):
         return stamp
-    signed = read_signed(scheme.plan.pieces, request, stamp.text if stamp else "")
+    signed = read_signed(plan.pieces, request, stamp.text if stamp else "")
     return signed if isinstance(signed, Verdict) else Claim(signed, candidates, fields, stamp)
 
 
@@ -84,9 +86,11 @@ def read_candidates(scheme: Scheme, fields: Sequence[tuple[str, str]], sizes: ra
 def judge_time(scheme: Scheme, request: Request, claim: Claim, now: float) -> Verdict | None:
     """A refusal when the signed time is too far from `now`, else None; asked once the signature holds."""
     timing = scheme.timestamp
+    if timing is None:
+        return None
     stamp = claim.stamp or read_stamp(timing, request, claim.fields)
-    if timing is None or stamp is None or isinstance(stamp, Verdict):
-        return stamp if isinstance(stamp, Verdict) else None
+    if stamp is None or isinstance(stamp, Verdict):
+        return stamp
     return judge_age(stamp.seconds, timing, now)
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from gateway.proofs import Request, Verdict
+from gateway.proofs import Request, Verdict, refuse
 from gateway.schemes import Scheme
 from gateway.verifiers.claims import judge_time, place_signature, read_claim, write_claim
-from gateway.verifiers.keys import DIGEST_SIZES, compute_digest, find_match, judge_match, read_key, read_keys
+from gateway.verifiers.keys import DIGEST_SIZES, compute_digest, find_match, read_key, read_keys
 from gateway.verifiers.placing import Signed
 
 # A whole digest, and nothing shorter.
@@ -22,8 +22,10 @@ def verify(scheme: Scheme, secrets: Sequence[str], request: Request, now: float)
     if isinstance(claim, Verdict):
         return fault or claim
     digests = [compute_digest(key, claim.signed, scheme.alg) for key in keys]
-    verdict = judge_match(find_match(digests, claim.candidates), fault)
-    return (judge_time(scheme, request, claim, now) or verdict) if verdict.valid else verdict
+    match = find_match(digests, claim.candidates)
+    if fault is not None or match is None:
+        return fault or refuse("mismatch")
+    return judge_time(scheme, request, claim, now) or Verdict(True, "valid", match)
 
 
 def sign(scheme: Scheme, secret: str, request: Request, now: float) -> Signed:

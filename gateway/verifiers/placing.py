@@ -38,6 +38,8 @@ def add_value(place: Source, text: str, request: Request, spelling: str | None =
         document = read_object(request.body)
         put_into(document, place.name, text)
         return Signed(body=msgspec.json.encode(document))
+    if place.kind == "form" and any(kind.lower().startswith("multipart/") for kind in request.values("content-type")):
+        raise ConfigError("a multipart form is not signed here; send it as application/x-www-form-urlencoded")
     pair = f"{quote_plus(place.name)}={quote_plus(text)}"
     if place.kind == "form":
         return Signed(body=request.body + (b"&" if request.body else b"") + pair.encode("ascii"))

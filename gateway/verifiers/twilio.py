@@ -1,7 +1,9 @@
-"""Twilio: HMAC-SHA1 of the URL and, of a form, of its fields sorted by name.
+"""Twilio: HMAC of the URL and, of a form, of its fields sorted by name.
 
 Of any other body the URL has the hash, in a field `bodySHA256` of its query. Fields are joined without separators, so
 `ab=c` signs what `a=bc` signs: that is Twilio's, not ours. Twilio may sign a URL with or without the port, so both count.
+It signs with SHA-1, or with SHA-256 where the account has a shared key for webhooks; which one, the scheme says, never the
+request.
 
 Source: Twilio, "Security: validating requests", and twilio-python, `twilio/request_validator.py`.
 """
@@ -15,16 +17,14 @@ from collections.abc import Sequence
 from typing import Final
 from urllib.parse import unquote_to_bytes, urlsplit
 
-from gateway.proofs import Request, Verdict, query_of, read_field, read_proof, refuse, split_form
+from gateway.proofs import FORM_TYPE, Request, Verdict, query_of, read_field, read_proof, refuse, split_form
 from gateway.schemes import Scheme
 from gateway.verifiers.claims import unsignable
 from gateway.verifiers.encodings import decode_base64, encode_base64
 from gateway.verifiers.keys import DIGEST_SIZES, compute_digest, find_match, judge_match, read_key, read_keys
 from gateway.verifiers.placing import Signed, add_query, add_value
 
-ALGORITHM: Final = "sha1"
 HASH_FIELD: Final = "bodySHA256"
-FORM: Final = re.compile(r"application/x-www-form-urlencoded\s*(;.*)?", re.IGNORECASE | re.DOTALL)
 PORTS: Final = {"https": 443, "http": 80}
 
 
@@ -35,7 +35,7 @@ def verify(scheme: Scheme, secrets: Sequence[str], request: Request, now: float)
     if isinstance(value, Verdict):
         return fault or value
     shown = decode_base64(value)
-    if not shown or len(shown) != DIGEST_SIZES[ALGORITHM]:
+    if not shown or len(shown) != DIGEST_SIZES[scheme.alg]:
         return fault or refuse("bad_encoding")
     fields = read_fields(request)
     if isinstance(fields, Verdict):
@@ -43,7 +43,7 @@ def verify(scheme: Scheme, secrets: Sequence[str], request: Request, now: float)
     urls = spell_url(request.url)
     if not urls:
         return fault or refuse("missing_context")
-    matches = [find_match([compute_digest(key, (url, fields), ALGORITHM) for key in keys], (shown,)) for url in urls]
+    matches = [find_match([compute_digest(key, (url, fields), scheme.alg) for key in keys], (shown,)) for url in urls]
     return judge_match(next((match for match in matches if match is not None), None), fault)
 
 
@@ -58,7 +58,7 @@ def sign(scheme: Scheme, secret: str, request: Request, now: float) -> Signed:
         raise unsignable(fields)
     if not whole.url:
         raise unsignable(refuse("missing_context"))
-    digest = compute_digest(read_key(scheme.key, secret), (whole.url.encode("utf-8"), fields), ALGORITHM)
+    digest = compute_digest(read_key(scheme.key, secret), (whole.url.encode("utf-8"), fields), scheme.alg)
     signature = add_value(scheme.plan.proof, encode_base64(digest), request, scheme.header)
     return Signed(signature.headers, url=url)
 
@@ -75,7 +75,7 @@ def read_fields(request: Request) -> bytes | Verdict:
 
 def is_form(request: Request) -> bool:
     kinds = request.values("content-type")
-    return len(kinds) == 1 and FORM.fullmatch(kinds[0].strip()) is not None
+    return len(kinds) == 1 and FORM_TYPE.fullmatch(kinds[0].strip()) is not None
 
 
 def is_body_of(request: Request) -> bool:

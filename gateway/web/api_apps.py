@@ -21,13 +21,14 @@ NAME = r"^[^\x00-\x1f\x7f-\x9f]*[^\x00-\x1f\x7f-\x9f0-9][^\x00-\x1f\x7f-\x9f]*$"
 
 class AppBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An app to register: how it signs; whether its bodies name the workflow to run (`direct`); where to tell that a
-    run has ended.
+    run has ended; for senders that sign the URL, the one they were given (`public_url`).
     """
 
     name: Annotated[str, Meta(pattern=NAME, max_length=200)]
     scheme: Annotated[str, Meta(pattern=SCHEMES, description="A preset: how it signs.")] = "orqo"
     direct: bool = True
     callback_url: Annotated[str, Meta(min_length=1, max_length=8192)] | None = None
+    public_url: Annotated[str, Meta(min_length=1, max_length=8192)] | None = None
 
 
 class AppPage(msgspec.Struct, frozen=True):
@@ -52,7 +53,13 @@ async def show_app(call: Call) -> Answer:
 async def add_app(call: Call) -> Answer:
     """Register a sender with a new secret, which is in this answer and never again."""
     wanted: AppBody = call.body
-    wish = Wish(name=wanted.name, scheme=wanted.scheme, direct=wanted.direct, callback_url=wanted.callback_url)
+    wish = Wish(
+        name=wanted.name,
+        scheme=wanted.scheme,
+        direct=wanted.direct,
+        callback_url=wanted.callback_url,
+        public_url=wanted.public_url,
+    )
     return 201, await _describe_new(call, await call.management.add_app(wish))
 
 

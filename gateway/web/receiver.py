@@ -96,7 +96,7 @@ class Receiver:
             return self._service.greet(app, scope["query_string"].decode("latin-1"))
         cap = app.app.max_body or self._limits.max_body
         body = await read_body(scope, receive, cap, self._limits.body_timeout)
-        request = Request.from_asgi(scope["method"], _url(scope), scope["headers"], body)
+        request = Request.from_asgi(scope["method"], app.url_of(_url(scope)), scope["headers"], body)
         receipt = await self._service.accept(app, request)
         if isinstance(receipt, Challenge):
             visit.reason = "challenge"

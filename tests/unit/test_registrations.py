@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -32,15 +33,31 @@ def live(made: Registration) -> LiveApp:
     return LiveApp(made.app, resolve)
 
 
-@pytest.mark.parametrize("scheme", sorted(PRESETS))
+@pytest.mark.parametrize("scheme", sorted(name for name in PRESETS if PRESETS[name].kind not in ("public-key", "url")))
 def test_every_sender_gets_a_secret_that_it_can_use(scheme: str) -> None:
     """The secret made for a preset is good for it, is what the receiver finds, and so is the one of a rotation."""
-    made = register(Wish(name="a", scheme=scheme), POLICY, KEYS, noise)
+    made = register(Wish(name="a", scheme=scheme, public_url="https://g.example/h"), POLICY, KEYS, noise)
     assert (live(made).problem, live(made).secrets) == (None, (made.secret,))
     again = rotate(made.app, KEYS, noise)
     assert (live(again).problem, live(again).secrets) == (None, (again.secret, made.secret))
     third = rotate(again.app, KEYS, noise)
     assert live(third).secrets == (third.secret, again.secret)
+
+
+def test_a_sender_that_signs_nothing_gets_a_url() -> None:
+    """Its secret is the token at the end of its URL; what is made is long enough, and there is nothing to rotate."""
+    made = register(Wish(name="a", scheme="docker-hub"), POLICY, KEYS, os.urandom)
+    assert made.app.token == made.secret
+    assert (live(made).problem, live(made).secrets, live(made).only_by_token) == (None, (made.secret,), True)
+    with pytest.raises(Conflict, match="no secret to rotate"):
+        rotate(made.app, KEYS, os.urandom)
+
+
+@pytest.mark.parametrize(("scheme", "words"), [("discord", "key of its own"), ("square", "signs the URL")])
+def test_what_the_sender_has_to_give(scheme: str, words: str) -> None:
+    """A sender with a key of its own, or that signs its URL, can't be registered without them."""
+    with pytest.raises(ConfigError, match=words):
+        register(Wish(name="a", scheme=scheme), POLICY, KEYS, noise)
 
 
 def test_a_callback_has_a_secret_of_its_own() -> None:
