@@ -35,14 +35,12 @@ from gateway.hops import HEADER as HOP
 from gateway.hops import take_over
 from gateway.proving import Proof
 from gateway.runs import RunRequest
-from gateway.schemes import Scheme, Source, is_signed
+from gateway.schemes import Scheme, Source
 from gateway.signatures import Request, delivery_id, event_type
 from gateway.starts import too_deep
 from gateway.triggers import DirectRequest, start_by_triggers, start_directly
 from gateway.workflows import Published, Workflow
 
-UNSIGNED = ("token", "basic", "none")
-"""Kinds of schemes that sign nothing."""
 NO_COSTS: Mapping[str, int] = MappingProxyType({})
 
 
@@ -115,10 +113,8 @@ def keep_headers(app: LiveApp, request: Request) -> dict[str, str]:
 
 def signs_id(scheme: Scheme, envelope: Envelope) -> bool:
     """Whether the id of an envelope is covered by the signature, where there is one."""
-    if scheme.kind in UNSIGNED:
-        return True
     places = [Source("header", name) for name in ID_HEADERS] if envelope.by_header else [Source("body", "id")]
-    return all(is_signed(place, scheme.plan.pieces) for place in places)
+    return all(scheme.covers(place) for place in places)
 
 
 class Decider:

@@ -16,7 +16,7 @@ from gateway.expressions import Failure
 from gateway.flow import Flow
 from gateway.forms import File, describe_file
 from gateway.runs import RunRequest
-from gateway.signatures import Request, Scheme
+from gateway.signatures import Request, Scheme, signed_content
 
 CALLER_KEYS = ("idempotency-key", "webhook-id")
 LONGEST_KEY = 255
@@ -164,7 +164,11 @@ def dedupe_keys(
     for a key that can't be used, and Unprocessable where the app's expression gives nothing.
     """
     keys = _given_keys(app, request, delivery, values)
-    return keys if scheme.signed_id and signed_id else list(dict.fromkeys((*keys, _body_key(app, request))))
+    return (
+        keys
+        if scheme.signed_id and signed_id
+        else list(dict.fromkeys((*keys, _body_key(app, signed_content(scheme, request)))))
+    )
 
 
 def _given_keys(
@@ -177,7 +181,7 @@ def _given_keys(
         if given:
             return [_key(app.id, "key", _single_key(name, given))]
     if app.dedupe == "body":
-        return [_body_key(app, request)]
+        return [_body_key(app, request.body)]
     return [] if app.dedupe is None else [_key(app.id, "cel", _computed_key(app, values()))]
 
 
@@ -191,8 +195,8 @@ def id_key(app_id: int, delivery: str) -> str:
     return _key(app_id, "id", delivery)
 
 
-def _body_key(app: LiveApp, request: Request) -> str:
-    return _key(app.id, "body", hash_body(request.body))
+def _body_key(app: LiveApp, content: bytes) -> str:
+    return _key(app.id, "body", hash_body(content))
 
 
 def _key(app_id: int | str, kind: str, value: str) -> str:

@@ -117,11 +117,15 @@ class Piece(Struct, frozen=True):
 
 
 class Plan(Struct, frozen=True):
-    """What a scheme comes to once its texts are read: computed once for each scheme."""
+    """What a scheme comes to once its texts are read: computed once for each scheme.
+
+    `partial` are the pieces of the content that are signed, where that is not the body as it is.
+    """
 
     header: str
     proof: Source
     pieces: tuple[Piece, ...]
+    partial: tuple[Piece, ...]
     signs_time: bool
     id_sources: tuple[Source, ...]
     type_source: Source | None
@@ -169,10 +173,13 @@ class Scheme(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict
         Then the body's hash has to count as well. True without a delivery id (there is nothing to distrust),
         and for shared values: who holds one can make up any body, so a hash would guard nothing.
         """
-        sources = self.plan.id_sources
+        return all(self.covers(place) for place in self.plan.id_sources)
+
+    def covers(self, place: Source) -> bool:
+        """True when a replay can't carry another value there: it is signed, or who sends could make up anything."""
         if self.kind in DECLARATIVE:
-            return all(is_signed(at, self.plan.pieces) for at in sources)
-        return self.kind in SHARED or all(at.kind in ("body", "form") for at in sources)
+            return is_signed(place, self.plan.pieces)
+        return self.kind in SHARED or place.kind in ("body", "form")
 
     @property
     def uses_url(self) -> bool:
@@ -290,6 +297,7 @@ def join_path(where: str, field: str) -> str:
 def compile_plan(scheme: Scheme) -> Plan:
     """Read a scheme's texts. Raises ConfigError, starting with the field's name."""
     pieces = parse_template(scheme.template) if scheme.kind in DECLARATIVE else ()
+    content = tuple(piece for piece in pieces if piece.kind in CONTENT_PIECES)
     identities = scheme.delivery_id.split("+") if scheme.delivery_id else ()
     kinds = ("header", "body", "form")
     header = (scheme.header or BASIC_HEADER).lower()
@@ -298,6 +306,7 @@ def compile_plan(scheme: Scheme) -> Plan:
         header=header,
         proof=elsewhere or Source("header", header),
         pieces=pieces,
+        partial=() if any(piece.kind == "body" for piece in pieces) else content,
         signs_time=any(piece.kind == "timestamp" for piece in pieces),
         id_sources=tuple(parse_source(text, kinds, "delivery_id") for text in identities),
         type_source=parse_source(scheme.event_type, kinds, "event_type") if scheme.event_type else None,

@@ -27,7 +27,7 @@ from gateway.schemes import (
     explain,
     read_scheme,
 )
-from gateway.verifiers import CHECKERS, SIGNERS, VERIFIERS
+from gateway.verifiers import CHECKERS, CONTENTS, SIGNERS, VERIFIERS
 from gateway.verifiers.placing import add_value
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "read_scheme",
     "sign",
     "sign_request",
+    "signed_content",
     "verify",
 ]
 
@@ -106,6 +107,12 @@ def delivery_id(scheme: Scheme, request: Request, body: object) -> str | None:
     parts = [read_source(source, request, body) for source in scheme.plan.id_sources]
     found = [part for part in parts if part]
     return " ".join(found) if found and len(found) == len(parts) else None
+
+
+def signed_content(scheme: Scheme, request: Request) -> bytes:
+    """What the signature covers of a verified request's content: the same for each replay, which the body need not be."""
+    read = CONTENTS.get(scheme.kind)
+    return request.body if read is None else read(scheme, request)
 
 
 def event_type(scheme: Scheme, request: Request, body: object) -> str | None:

@@ -134,7 +134,7 @@ SPECIALS: Final[Mapping[str, Row]] = {
         "delivery_id": "header:I-Twilio-Idempotency-Token",
         "content_types": (*FORM, *JSON),
     },
-    "websub": {"kind": "websub", "header": "X-Hub-Signature"},
+    "websub": {"kind": "websub", "header": "X-Hub-Signature", "content_types": ("*/*",)},
 }
 ALIASES: Final[Mapping[str, str]] = {
     "adyen-standard": "adyen",

@@ -17,12 +17,13 @@ from typing import Final
 
 from gateway.proofs import Request, Verdict
 from gateway.schemes import Scheme
-from gateway.verifiers import adyen, hmacs, hubspot, keys, netlify, publickeys, shared, twilio, websub
+from gateway.verifiers import adyen, claims, hmacs, hubspot, keys, netlify, publickeys, shared, twilio, websub
 from gateway.verifiers.placing import Signed
 
 Verifier = Callable[[Scheme, Sequence[str], Request, float], Verdict]
 Signer = Callable[[Scheme, str, Request, float], Signed]
 Checker = Callable[[Scheme, str], None]
+Content = Callable[[Scheme, Request], bytes]
 
 VERIFIERS: Final[Mapping[str, Verifier]] = {
     "hmac": hmacs.verify,
@@ -65,4 +66,10 @@ CHECKERS: Final[Mapping[str, Checker]] = {
     "netlify": keys.check,
     "twilio": keys.check,
     "websub": keys.check,
+}
+# Where not the body's own bytes are signed, what is: it stays the same when a replay wraps it otherwise.
+CONTENTS: Final[Mapping[str, Content]] = {
+    "hmac": claims.read_content,
+    "public-key": claims.read_content,
+    "twilio": twilio.read_content,
 }

@@ -56,6 +56,14 @@ def read_claim(scheme: Scheme, request: Request, sizes: range) -> Claim | Verdic
     return signed if isinstance(signed, Verdict) else Claim(signed, candidates, fields, stamp)
 
 
+def read_content(scheme: Scheme, request: Request) -> bytes:
+    """What is signed of the content, however it is wrapped: a form's field may be encoded in many ways."""
+    if not scheme.plan.partial:
+        return request.body
+    signed = read_signed(scheme.plan.partial, request, "")
+    return request.body if isinstance(signed, Verdict) else b"\0".join(signed)
+
+
 def split_header(scheme: Scheme, value: str) -> Sequence[tuple[str, str]] | Verdict:
     """The header's entries; a header that is one signature is one entry under the empty key."""
     form = scheme.list

@@ -63,6 +63,12 @@ def sign(scheme: Scheme, secret: str, request: Request, now: float) -> Signed:
     return Signed(signature.headers, url=url)
 
 
+def read_content(scheme: Scheme, request: Request) -> bytes:
+    """What is signed of query and form, in whichever order and encoding the fields came; of other bodies the bytes."""
+    fields = join_fields(request.body) if is_form(request) else request.body
+    return request.body if isinstance(fields, Verdict) else query_of(request) + b"\0" + fields
+
+
 def read_fields(request: Request) -> bytes | Verdict:
     """What is signed of the body: a form's fields; nothing, where the URL has the body's hash or there is no body."""
     told = HASH_FIELD.encode() in query_of(request)

@@ -25,6 +25,7 @@ from gateway.signatures import (
     read_scheme,
     sign,
     sign_request,
+    signed_content,
     verify,
 )
 from gateway.verifiers.publickeys import WEAK
@@ -567,6 +568,29 @@ def test_websub_takes_no_other_method(method: str) -> None:
     digest = hmac.digest(b"s", b"<feed/>", method).hex() if method in ("md5", "sha224", "sha3_256") else ""
     request = Request("POST", BASE, (("x-hub-signature", f"{method}={digest}"),), b"<feed/>")
     assert reason(PRESETS["websub"], "s", request) == "no_candidate"
+
+
+# ---- what was signed, for telling replays
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "body", "content"),
+    [
+        ("github", "application/x-www-form-urlencoded", b"payload=%7B%7D", b"payload=%7B%7D"),
+        ("gitea", "application/x-www-form-urlencoded", b"payload=%7B%7D", b"{}"),
+        ("gitea", "application/x-www-form-urlencoded", b"x=1&payload=%7b%7D", b"{}"),
+        ("gitea", "application/json", b"{}", b"{}"),
+        ("gitea-form", "application/x-www-form-urlencoded", b"payload=%7B%7D", b"{}"),
+        ("gitea-form", "application/x-www-form-urlencoded", b"", b""),
+        ("twilio", "application/x-www-form-urlencoded", b"b=%32&a=1", b"x=1\0a1b2"),
+        ("twilio", "application/json", b"{}", b"x=1\0{}"),
+        ("websub", "text/plain", b"a", b"a"),
+    ],
+)
+def test_what_is_signed_of_the_content(name: str, kind: str, body: bytes, content: bytes) -> None:
+    """A replay is told by what the signature covers, not by the bytes it is wrapped in."""
+    request = Request("POST", "https://g.example/h?x=1", (("content-type", kind),), body)
+    assert signed_content(PRESETS[name], request) == content
 
 
 # ---- schemes as operators write them
