@@ -11,17 +11,17 @@ import msgspec
 
 from gateway.adapters import ANYWHERE, AdapterSettings, check_adapter
 from gateway.cel.scopes import Scope
-from gateway.challenges import META
 from gateway.credits import Allowance
 from gateway.egress import check_url
 from gateway.errors import ConfigError
 from gateway.expressions import Expression, compile_expression
 from gateway.forms import FileRules, is_secretive
+from gateway.handshakes import Facts, Handshake, find_kind, read_handshake
 from gateway.media import JSON, USUAL, check_types, is_taken
 from gateway.reconciling import ReconcileSettings, check_reconcile
 from gateway.responses import Response, ResponseSettings
 from gateway.runs import LARGEST_ID
-from gateway.secrets import SHORTEST, SecretRef
+from gateway.secrets import HANDED_OVER, SHORTEST, SecretRef
 from gateway.signatures import PRESETS, Scheme, check_secret, read_scheme
 from gateway.templates import Template, compile_template
 
@@ -68,7 +68,8 @@ class App(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True,
     """A registered sender, as written by its operator. Without `verify`, `receive_config` or the address of an
     adapter it refuses everything.
 
-    An `id` of 0 means that none was written; the app gets one when it is published.
+    An `id` of 0 means that none was written; the app gets one when it is published. `topics` are those it subscribes to
+    (WebSub, Amazon SNS); `webhook_origins` and `webhook_rate` (a minute) what CloudEvents senders are granted.
     """
 
     id: Annotated[int, msgspec.Meta(ge=0, le=LARGEST_ID)] = 0
@@ -81,6 +82,9 @@ class App(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True,
     verify: dict[str, Any] | Literal["none"] | None = None
     receive_config: ReceiveConfig | None = None
     verify_token: SecretRef | None = None
+    topics: tuple[str, ...] = ()
+    webhook_origins: tuple[str, ...] = ()
+    webhook_rate: Annotated[int, msgspec.Meta(ge=1)] | None = None
     triggers: list[TriggerSettings] = []
     callback: CallbackSettings | None = None
     dedupe: str | None = None
@@ -118,6 +122,7 @@ class LiveApp:
 
     `problem` says why it refuses everything: no `verify`, a secret that is missing, empty or too short.
     `sender` is the name of its preset. Where there is an `adapter`, that verifies and parses, with these `credentials`.
+    `waiting` is true while its sender has yet to hand over the secret.
     """
 
     def __init__(self, app: App, resolve: Resolve) -> None:
@@ -133,7 +138,8 @@ class LiveApp:
         self.credentials: dict[str, str] = {}
         if self.adapter is not None:
             self.credentials, self.problem = _gather_credentials(app, resolve)
-        self.verify_token = _find_verify_token(app, resolve)
+        self.handshake = _prepare_handshake(app, self.scheme, self.sender, None if self.problem else resolve)
+        self.waiting = any(each.paired and not resolve(each, f"app:{app.name}") for each in references)
         self.reconcile_token = None if app.reconcile is None else resolve(app.reconcile.token, f"app:{app.name}")
         self.triggers = tuple(Trigger(settings, f"triggers[{i}]") for i, settings in enumerate(app.triggers))
         self.dedupe = compile_dedupe(app.dedupe)
@@ -176,12 +182,18 @@ def read_verify(app: App) -> tuple[Scheme | None, list[SecretRef]]:
         message = f"secrets takes a list of {{env: NAME}} or {{file: PATH}}: {error}"
         raise ConfigError(message, path="verify.secrets") from None
     scheme = _read_scheme(written)
+    if any(each.paired for each in secrets):
+        message = "a sender that hands over its secret (asana, notion) has no `secrets`; leave them out"
+        raise ConfigError(message, path="verify.secrets")
     if scheme.kind == "url" and secrets:
         message = "this sender's secret is the app's `token`, at the end of its URL; take out `secrets`"
         raise ConfigError(message, path="verify.secrets")
     if scheme.kind == "url":
         return scheme, []
     if scheme.kind != "none" and not secrets:
+        handshake = _read_handshake(app, scheme, read_sender(app.verify))
+        if handshake is not None and handshake.gives_secret:
+            return scheme, [HANDED_OVER]
         message = "verify names no secret: add `secrets: [{env: NAME}]`, or write `verify: none` to accept anyone"
         raise ConfigError(message, path="verify")
     return scheme, secrets
@@ -247,9 +259,7 @@ def check_app(app: App) -> None:
         message = "an app with `adapter: direct` starts what the body names; it can't have triggers as well"
         raise ConfigError(message, path="triggers")
     _check_adapter(app)
-    if app.verify_token is not None and read_sender(app.verify) not in META and app.adapter in (None, "direct"):
-        message = "verify_token is for `scheme: meta`, whose sender asks for it, or for an app with an adapter's url"
-        raise ConfigError(message, path="verify_token")
+    _check_handshake(app)
     if app.reconcile is not None:
         check_reconcile(app.reconcile, read_sender(app.verify))
         if (refusal := check_url(ANYWHERE, app.reconcile.api)) is not None:
@@ -332,9 +342,53 @@ def _gather_credentials(app: App, resolve: Resolve) -> tuple[dict[str, str], str
     return {name: value for name, value in found.items() if value}, None
 
 
-def _find_verify_token(app: App, resolve: Resolve) -> str | None:
-    value = None if app.verify_token is None else resolve(app.verify_token, f"app:{app.name}")
-    return None if complain_of_secret(None, value) else value
+def _prepare_handshake(
+    app: App, scheme: Scheme | None, sender: str | None, resolve: Resolve | None
+) -> Handshake | None:
+    """An app's handshake with the verify token; without a way to find that there is none."""
+    value = None
+    if app.verify_token is not None and resolve is not None:
+        value = resolve(app.verify_token, f"app:{app.name}")
+    return _read_handshake(app, scheme, sender, None if complain_of_secret(None, value) else value)
+
+
+def _read_handshake(
+    app: App, scheme: Scheme | None, sender: str | None, verify_token: str | None = None
+) -> Handshake | None:
+    """An app's handshake, if it has one. Raises ConfigError."""
+    kind = find_kind(None if scheme is None else scheme.handshake, sender)
+    if isinstance(app.adapter, AdapterSettings) and app.verify_token is not None:
+        kind = "meta"
+    topics = (*app.topics, *((scheme.topics if scheme is not None else None) or ()))
+    facts = Facts(verify_token=verify_token, topics=topics, origins=app.webhook_origins, rate=app.webhook_rate)
+    try:
+        return read_handshake(kind, facts)
+    except ConfigError as error:
+        raise ConfigError(error.message, path="verify.handshake") from None
+
+
+def _check_handshake(app: App) -> None:
+    """Raise ConfigError where the handshake can't be answered, or is given what it doesn't ask for."""
+    scheme, _ = read_verify(app)
+    handshake = _read_handshake(app, scheme, read_sender(app.verify))
+    kinds = set() if handshake is None else set(handshake.name.split("+"))
+    rows = () if handshake is None else handshake.rows
+    if app.verify_token is not None and "meta" not in kinds:
+        message = "verify_token is for `scheme: meta`, whose sender asks for it, or for an app with an adapter's url"
+        raise ConfigError(message, path="verify_token")
+    if app.topics and not any(row.needs_topics for row in rows):
+        message = "topics are for a sender that asks which ones are meant: `scheme: websub` or `aws-sns`"
+        raise ConfigError(message, path="topics")
+    if handshake is not None and not handshake.facts.topics and any(row.needs_topics for row in rows):
+        message = "this sender's messages may be of anybody's topics; name the app's: `topics: [..]`"
+        raise ConfigError(message, path="topics")
+    for name in ("webhook_origins", "webhook_rate"):
+        if getattr(app, name) and not kinds & {"cloudevents", "eventgrid"}:
+            message = f"{name} is for senders of CloudEvents, who ask for it: `scheme: cloudevents`"
+            raise ConfigError(message, path=name)
+    if scheme is not None and scheme.kind == "none" and any(row.needs_proof or row.gives_secret for row in rows):
+        message = f"the handshake {scheme.handshake!r} is answered to those who sign; this scheme takes anybody"
+        raise ConfigError(message, path="verify.handshake")
 
 
 def _gather_secrets(

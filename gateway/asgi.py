@@ -48,6 +48,7 @@ from gateway.web.health import Health
 from gateway.web.problems import on_exception, on_gateway_error, on_http_exception
 from gateway.web.receiver import Limits, Receiver
 from gateway.web.repeats import Repeats
+from gateway.web.visiting import Visits
 
 DAY_MS = 86_400_000
 DOOR = "/api/v1/webhooks/"
@@ -117,7 +118,16 @@ class House:
         self._waiters = Waiters(self._redis, keys, limit=settings.max_waiters, tell=metrics.show_waiters)
         self.stop_waiting = self._waiters.end
         acceptor = new_acceptor(settings, self._accepting, keys)
-        service = Service(self._registry, acceptor, Adapters(self._client), costs=costs, max_depth=settings.max_depth)
+        management = Management(catalog, sealing, policy, refresh=self._registry.load)
+        service = Service(
+            self._registry,
+            acceptor,
+            Adapters(self._client),
+            visitor=Visits(self._client),
+            keeper=management,
+            costs=costs,
+            max_depth=settings.max_depth,
+        )
         limits = Limits(settings.max_body, settings.body_timeout)
         self.receiver = Receiver(service, orqo, metrics, limits, self._refusals)
         self.health = Health(self._redis, keys, settings, metrics)
@@ -138,7 +148,7 @@ class House:
         self.approving = Approving(links, control.steering, settings.body_timeout)
         self.parts = Parts(
             control=control,
-            management=Management(catalog, sealing, policy, refresh=self._registry.load),
+            management=management,
             listing=Listing(self._redis, keys),
             gatekeeper=Gatekeeper(self._registry, note=self._uses.note),
             repeats=Repeats(Answers(self._redis, keys, sealing)),

@@ -1,50 +1,35 @@
-"""Challenges: what a platform asks of an address before it sends events there. Silent.
-
-Sources: Meta, "Webhooks: getting started" (the GET with hub.challenge); Slack, "url_verification" (a signed POST).
-"""
+"""Challenges: what is answered to a platform that asks something of an address before it sends events there. Silent."""
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-from urllib.parse import parse_qs
+from typing import Literal
 
 import msgspec
 
-META = frozenset({"meta", "whatsapp", "facebook"})
-"""Presets whose sender asks by GET."""
-SLACK = "slack"
-MOST_FIELDS = 100
+PLAIN = "text/plain"
+JSON = "application/json"
+
+Record = Literal["ping", "handshake"]
 
 
 class Challenge(msgspec.Struct, frozen=True):
-    """The text that is given back, as text/plain; nothing is stored and nothing starts."""
+    """An answer that starts nothing: its text, status, media type and further headers.
 
-    text: str
+    `record` is the outcome of the event that the request is kept as, where an operator has a use for that; only what
+    was verified is kept. `follow` is the address to call before it is answered. `note` is a word for the log.
+    """
 
-
-def answer_subscription(verify_token: str | None, query: str) -> Challenge | None:
-    """Meta's GET: the challenge when its token is the configured one; None for anything else, or a doubled field."""
-    try:
-        fields = parse_qs(query, keep_blank_values=True, max_num_fields=MOST_FIELDS)
-    except ValueError:
-        return None
-    mode, token, challenge = (fields.get(f"hub.{name}", []) for name in ("mode", "verify_token", "challenge"))
-    if verify_token is None or mode != ["subscribe"] or len(token) != 1 or len(challenge) != 1:
-        return None
-    # Hashed first, so that the time tells not even the length.
-    if not hmac.compare_digest(_digest(token[0]), _digest(verify_token)):
-        return None
-    return Challenge(challenge[0]) if challenge[0] else None
+    text: str = ""
+    status: int = 200
+    media: str = PLAIN
+    headers: tuple[tuple[str, str], ...] = ()
+    record: Record | None = None
+    follow: str | None = None
+    note: str | None = None
 
 
-def find_challenge(body: object) -> Challenge | None:
-    """Slack's POST, once it is verified: the challenge, or None for an ordinary event."""
-    if not isinstance(body, dict) or body.get("type") != "url_verification":
-        return None
-    text = body.get("challenge")
-    return Challenge(text) if isinstance(text, str) and text else None
+class Offer(msgspec.Struct, frozen=True):
+    """The secret that a sender offers for all that it will sign, and the answer once it is kept."""
 
-
-def _digest(text: str) -> bytes:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+    secret: str
+    challenge: Challenge

@@ -13,6 +13,7 @@ from gateway.apps import App, check_app, read_verify
 from gateway.callables import complain
 from gateway.editors import choices_at, fields_at
 from gateway.errors import ConfigError
+from gateway.secrets import HANDED_OVER
 from gateway.versions import Draft
 from gateway.workflows import Step, Workflow, prepare, read_duration_field, split_path
 
@@ -249,6 +250,8 @@ def _check_references(app: App) -> None:
     if app.reconcile is not None:
         named["reconcile.token"] = app.reconcile.token
     for path, reference in named.items():
+        if reference == HANDED_OVER and path.startswith("verify."):
+            continue
         if reference.sealed is not None or bool(reference.env) == bool(reference.file):
             message = "a secret in a file is one of {env: NAME} and {file: PATH}"
             raise ConfigError(message, path=path)

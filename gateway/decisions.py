@@ -27,10 +27,12 @@ from gateway.events import (
     Verdict,
     dedupe_keys,
     event_values,
+    handshake_keys,
     hash_body,
 )
 from gateway.flow import Flow, FlowControl, flow_values
 from gateway.forms import hide, read_query
+from gateway.handshakes.base import read_json
 from gateway.hops import HEADER as HOP
 from gateway.hops import take_over
 from gateway.proving import Proof
@@ -151,6 +153,25 @@ class Decider:
             requests=requests,
             flows=flows if requests else [],
             payment=self._payment(app, requests),
+        )
+
+    def note(self, app: LiveApp, proof: Proof, request: Request, event_id: str, outcome: str) -> Acceptable:
+        """The event to keep of a handshake, which starts nothing whatever it holds."""
+        body = read_json(request.body)
+        delivery = delivery_id(proof.scheme, request, body)
+        return Acceptable(
+            id=event_id,
+            body=request.body,
+            body_hash=hash_body(request.body),
+            keys=handshake_keys(app, proof.scheme, request, delivery),
+            head=Head(
+                app_id=app.id,
+                type=event_type(proof.scheme, request, body),
+                delivery_id=delivery,
+                headers=keep_headers(app, request),
+                decision=Decision(outcome=outcome, scheme=proof.kind, secret=proof.secret),
+            ),
+            requests=[],
         )
 
     def _start(self, arrival: Arrival) -> tuple[list[RunRequest], list[Verdict]]:

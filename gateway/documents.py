@@ -190,7 +190,7 @@ class AppDocument(msgspec.Struct, frozen=True, kw_only=True):
 class NewApp(AppDocument, frozen=True, kw_only=True):
     """An app with the secrets that were just made for it, shown this once."""
 
-    secret: str
+    secret: str | None
     callback_secret: str | msgspec.UnsetType = msgspec.UNSET
 
 

@@ -32,7 +32,7 @@ ADDED: dict[str, Schema] = {
         "anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": DURATION}],
     },
 }
-HIDDEN = (("App", "managed_by"), ("SecretRef", "sealed"))
+HIDDEN = (("App", "managed_by"), ("SecretRef", "sealed"), ("SecretRef", "paired"))
 """Fields of the types that are not for files."""
 SHAPES: dict[tuple[str, str], Schema] = {
     ("App", "verify"): {"anyOf": [{"$ref": "#/$defs/Verification"}, {"enum": ["none"]}, {"type": "null"}]},

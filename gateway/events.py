@@ -171,6 +171,12 @@ def dedupe_keys(
     )
 
 
+def handshake_keys(app: LiveApp, scheme: Scheme, request: Request, delivery: str | None) -> list[str]:
+    """The keys under which a handshake is remembered, whatever the app says: sent again, it is never kept again."""
+    named = [] if delivery is None else [id_key(app.id, delivery)]
+    return named if named and scheme.signed_id else [*named, _body_key(app, signed_content(scheme, request))]
+
+
 def _given_keys(
     app: LiveApp, request: Request, delivery: str | None, values: Callable[[], dict[str, Any]]
 ) -> list[str]:

@@ -9,12 +9,13 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
-from gateway.apps import App
+from gateway.apps import App, read_verify
 from gateway.credits import Allowance
 from gateway.egress import Policy
-from gateway.errors import NotFound
+from gateway.errors import Conflict, GatewayError, NotFound, Unavailable
 from gateway.hooks import Hook, find_hook, new_hook
 from gateway.registrations import Noise, Registration, Wish, register, rotate
+from gateway.secrets import Pair, seal, unseal
 from gateway.store.catalog import Catalog, Contents
 from gateway.store.connection import MISTAKES
 from gateway.tokens import Token, new_token
@@ -73,6 +74,40 @@ class Management:
     async def remove_app(self, wanted: str) -> App:
         """Forget an app; its runs stay. Raises NotFound or Conflict."""
         return await self._change_app(wanted, lambda _: None)
+
+    async def pair_app(self, app: App, secret: str) -> bool:
+        """Keep the secret that an app's sender hands over, sealed. False when another one came before.
+
+        Raises Unavailable where it can't be kept.
+        """
+        owner = f"app:{app.name}"
+        try:
+            pair = Pair(seal(self._master_keys, owner, secret), int(self._clock() * 1000))
+            kept = await self._catalog.pair_app(app.id, pair)
+            known = kept is not None and unseal(self._master_keys, owner, kept.sealed)
+        except (GatewayError, *MISTAKES) as error:
+            raise Unavailable(reason="pairing_failed") from error
+        await self._catch_up()
+        return known == secret
+
+    async def reopen_app(self, wanted: str) -> App:
+        """Forget the secret that an app's sender handed over, and wait for another. Raises NotFound or Conflict."""
+        apps = (await self._catalog.read()).apps.values()
+        app = next((each for each in apps if wanted in (str(each.id), each.name)), None)
+        if app is None:
+            message = f"there is no app {wanted!r}; `gateway app list` shows those there are"
+            raise NotFound(message)
+        if not any(reference.paired for reference in read_verify(app)[1]):
+            message = f"app {app.name!r} has its secret from here, not from its sender"
+            raise Conflict(message)
+        await self._catalog.pair_app(app.id, None)
+        await self._catch_up()
+        return app
+
+    async def pairing(self, app: App) -> tuple[int, str] | None:
+        """When an app's sender handed over its secret, in milliseconds, and which; None while it waits for it."""
+        pair = (await self._catalog.read()).pairs.get(app.id)
+        return None if pair is None else (pair.at, unseal(self._master_keys, f"app:{app.name}", pair.sealed))
 
     async def hooks(self) -> list[Hook]:
         """All hooks, the oldest first."""

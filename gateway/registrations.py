@@ -10,6 +10,7 @@ import msgspec
 from gateway.apps import App, CallbackSettings, check_app, read_verify
 from gateway.egress import Policy, check_url
 from gateway.errors import ConfigError, Conflict, Unprocessable
+from gateway.handshakes import HANDSHAKES, TABLE
 from gateway.secrets import SecretRef, seal
 from gateway.signatures import read_scheme
 
@@ -26,13 +27,17 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     direct: bool = True
     callback_url: str | None = None
     public_url: str | None = None
+    topics: tuple[str, ...] = ()
 
 
 class Registration(msgspec.Struct, frozen=True):
-    """An app with the secrets that were made for it, to be shown this once; `callback_secret` where it has a callback."""
+    """An app with the secrets that were made for it, to be shown this once; `callback_secret` where it has a callback.
+
+    No `secret`: its sender hands that over.
+    """
 
     app: App
-    secret: str
+    secret: str | None
     callback_secret: str | None = None
 
 
@@ -49,20 +54,22 @@ def register(wish: Wish, policy: Policy, master_keys: Sequence[bytes], noise: No
     if refusal:
         message = f"callback_url: {refusal}"
         raise Unprocessable(message)
-    secret, owner = make_secret(wish.scheme, noise), f"app:{wish.name}"
+    owner = f"app:{wish.name}"
     by_url = read_scheme(wish.scheme, "scheme").kind == "url"
+    secret = None if _is_handed_over(wish) else make_secret(wish.scheme, noise)
     callback_secret, callback = None, None
     if wish.callback_url:
         callback_secret = "whsec_" + _text(noise(SECRET_BYTES))
         sealed = SecretRef(sealed=seal(master_keys, owner, callback_secret))
         callback = CallbackSettings(url=wish.callback_url, secret=sealed)
+    own = {} if secret is None or by_url else {"secrets": [{"sealed": seal(master_keys, owner, secret)}]}
     app = App(
         name=wish.name,
         adapter="direct" if wish.direct else None,
         token=secret if by_url else None,
         public_url=wish.public_url,
-        verify={"scheme": wish.scheme}
-        | ({} if by_url else {"secrets": [{"sealed": seal(master_keys, owner, secret)}]}),
+        topics=wish.topics,
+        verify={"scheme": wish.scheme, **own},
         callback=callback,
     )
     check_app(app)
@@ -75,6 +82,9 @@ def rotate(app: App, master_keys: Sequence[bytes], noise: Noise) -> Registration
     Raises Conflict when it has none, ConfigError without a master key.
     """
     references = read_verify(app)[1]
+    if any(reference.paired for reference in references):
+        message = f"the sender of app {app.name!r} makes its secret; `gateway app pair` waits for a new one"
+        raise Conflict(message)
     if not isinstance(app.verify, dict) or not references:
         message = f"app {app.name!r} has no secret to rotate"
         raise Conflict(message)
@@ -82,6 +92,11 @@ def rotate(app: App, master_keys: Sequence[bytes], noise: Noise) -> Registration
     sealed = {"sealed": seal(master_keys, f"app:{app.name}", secret)}
     secrets = [sealed, msgspec.to_builtins(references[0])]
     return Registration(msgspec.structs.replace(app, verify=app.verify | {"secrets": secrets}), secret)
+
+
+def _is_handed_over(wish: Wish) -> bool:
+    row = TABLE.get(HANDSHAKES.get(wish.scheme, ""))
+    return row is not None and row.gives_secret
 
 
 def make_secret(written: object, noise: Noise) -> str:

@@ -141,7 +141,9 @@ class Scheme(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict
     (as HubSpot reads it) and literal text. With `public-key` the secrets are the sender's public keys, written as
     `key` says: 32 bytes of hex, `whpk_` and base64, or SPKI in base64 or PEM. The other kinds are named for their one
     sender. `delivery_id` and `event_type` are `header:NAME`, `body:PATH` or `form:FIELD`; several joined by `+` make
-    one id. No `content_types` means any. Raises ConfigError, naming the field, when the parts don't fit together.
+    one id. No `content_types` means any. `topics` are those of SNS, one that ends in * stands for all that start so.
+    `handshake` names one of gateway.handshakes; left out it is its sender's. Raises ConfigError, naming the field, when
+    the parts don't fit together.
     """
 
     kind: Kind
@@ -157,6 +159,8 @@ class Scheme(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict
     delivery_id: Text | None = None
     event_type: Text | None = None
     content_types: tuple[str, ...] = ()
+    topics: tuple[Text, ...] | None = None
+    handshake: Text | None = None
 
     def __post_init__(self) -> None:
         check_scheme(self)

@@ -24,18 +24,33 @@ SHORTEST = 6
 
 
 class SecretRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Where a secret's value comes from: exactly one of a variable, a file, or a sealed value in the store."""
+    """Where a secret's value comes from: exactly one of a variable, a file, a sealed value in the store, or `paired`: the
+    sender itself hands it over.
+    """
 
     env: str | None = None
     file: str | None = None
     sealed: str | None = None
+    paired: bool = False
 
     @property
     def label(self) -> str:
         """What may be shown of it."""
         if self.env is not None:
             return f"env {self.env}"
+        if self.paired:
+            return "handed over by its sender"
         return f"file {self.file}" if self.file is not None else "kept encrypted"
+
+
+HANDED_OVER = SecretRef(paired=True)
+
+
+class Pair(msgspec.Struct, frozen=True):
+    """The secret that an app's sender handed over: sealed, and when, in milliseconds."""
+
+    sealed: str
+    at: int
 
 
 class SecretUnreadable(GatewayError):

@@ -10,15 +10,25 @@ from typing import Protocol
 
 import msgspec
 
-from gateway.apps import LiveApp
-from gateway.challenges import META, SLACK, Challenge, answer_subscription, find_challenge
+from gateway.apps import App, LiveApp
+from gateway.challenges import Challenge, Offer
 from gateway.contents import stored_values
 from gateway.decisions import NO_COSTS, Decider, Directory
-from gateway.errors import Conflict, Forbidden, MethodNotAllowed, PaymentRequired, RateLimited, Unavailable
-from gateway.events import Acceptable, new_event_id, parse_body
-from gateway.proving import Mediator, Prover
+from gateway.errors import (
+    Conflict,
+    Forbidden,
+    MethodNotAllowed,
+    PaymentRequired,
+    RateLimited,
+    Unauthorized,
+    Unavailable,
+)
+from gateway.events import Acceptable, new_event_id
+from gateway.handshakes import Handshake
+from gateway.handshakes.base import are_same
+from gateway.proving import Mediator, Proof, Prover
 from gateway.responses import Reply, Response
-from gateway.signatures import Request
+from gateway.signatures import Request, verify
 
 
 class Stored(Protocol):
@@ -46,6 +56,18 @@ class Storage(Protocol):
     async def store(self, event: Acceptable) -> Stored: ...
 
 
+class Visitor(Protocol):
+    """Who calls the addresses that a handshake is confirmed by."""
+
+    async def visit(self, url: str) -> None: ...
+
+
+class Keeper(Protocol):
+    """Who keeps the secret that an app's sender hands over; False when another one came before."""
+
+    async def pair_app(self, app: App, secret: str) -> bool: ...
+
+
 class Started(msgspec.Struct, frozen=True):
     """A run that an event started, or joined; or, `skipped`, the run that was in its way, with its state then."""
 
@@ -59,7 +81,7 @@ class Receipt(msgspec.Struct, frozen=True):
     """What became of a verified event: the runs it started, now or when it came first; none when nothing matched.
 
     `parked` is one that would have started runs, but too deep in a chain. `reply` is the app's own answer, or why it
-    can't be given.
+    can't be given; `challenge` the answer that its sender wants.
     """
 
     event_id: str
@@ -68,10 +90,13 @@ class Receipt(msgspec.Struct, frozen=True):
     direct: bool
     parked: bool = False
     reply: Reply | str | None = None
+    challenge: Challenge | None = None
 
     @property
     def outcome(self) -> str:
         """In a word, whichever time it came."""
+        if self.challenge is not None and self.challenge.record is not None:
+            return "challenge"
         if not self.runs:
             return "parked" if self.parked else "ignored"
         return "skipped" if all(run.skipped for run in self.runs) else "accepted"
@@ -86,6 +111,8 @@ class Service:
         storage: Storage,
         adapters: Mediator | None = None,
         *,
+        visitor: Visitor | None = None,
+        keeper: Keeper | None = None,
         costs: Mapping[str, int] = NO_COSTS,
         max_depth: int = 16,
         clock: Callable[[], float] = time.time,
@@ -94,6 +121,8 @@ class Service:
         self._directory = directory
         self._storage = storage
         self._prover = Prover(adapters)
+        self._visitor = visitor
+        self._keeper = keeper
         self._decider = Decider(directory, costs, max_depth)
         self._clock = clock
         self._noise = noise
@@ -109,16 +138,20 @@ class Service:
             raise Forbidden(message, reason="no_receive")
         return app
 
-    def greet(self, app: LiveApp, query: str) -> Challenge:
-        """Answer what Meta asks by GET. Raises Forbidden, or MethodNotAllowed where the app's sender never asks."""
-        if app.sender not in META and app.app.verify_token is None:
-            message = "events are posted here"
-            raise MethodNotAllowed(message, allow="POST")
-        challenge = None if app.problem is not None else answer_subscription(app.verify_token, query)
-        if challenge is None:
-            message = "this challenge does not hold this app's verify token"
-            raise Forbidden(message, reason="bad_verify_token")
-        return challenge
+    def greet(self, app: LiveApp, request: Request) -> Challenge:
+        """Answer what a sender asks by GET, HEAD or OPTIONS.
+
+        Raises Forbidden or NotFound for a no, and MethodNotAllowed where the app's sender never asks so.
+        """
+        takes = () if app.handshake is None else app.handshake.methods
+        if app.handshake is not None and request.method in takes:
+            challenge = app.handshake.greet(request)
+            if isinstance(challenge, Challenge):
+                if app.problem is not None:
+                    raise Forbidden(reason="not_configured")
+                return challenge
+        message = "events are posted here"
+        raise MethodNotAllowed(message, allow=", ".join(("POST", *takes)))
 
     async def accept(self, app: LiveApp, request: Request) -> Receipt | Challenge:
         """Verify, decide and store one request. Nothing is parsed before its bytes are verified.
@@ -127,14 +160,63 @@ class Service:
         Unavailable; then nothing was started.
         """
         now = self._clock()
+        handshake = app.handshake
+        if handshake is not None and handshake.asks_early:
+            challenge = await self._meet(app, handshake, request, now)
+            if challenge is not None:
+                return challenge
         proof = await self._prover.prove(app, request, now)
         if isinstance(proof, Challenge):
             return proof
-        if app.sender == SLACK and (challenge := find_challenge(parse_body(request.body))):
-            return challenge
+        if handshake is not None:
+            secret = None if proof.secret is None else app.secrets[proof.secret]
+            if challenge := handshake.reply(request, secret):
+                return await self._conclude(app, proof, request, challenge, now)
         event = self._decider.decide(app, proof, request, new_event_id(now, self._noise(8)))
         stored = await self._storage.store(event)
-        return self._answer(app, event, stored)
+        receipt = self._answer(app, event, stored)
+        if handshake is not None and handshake.thanks is not None:
+            return msgspec.structs.replace(receipt, challenge=handshake.thanks)
+        return receipt
+
+    async def _meet(self, app: LiveApp, handshake: Handshake, request: Request, now: float) -> Challenge | None:
+        """The answer to what nobody signed, if it is a handshake: at most it hands over the secret that is waited for."""
+        if app.problem is not None and not app.waiting:
+            return None
+        found = handshake.greet(request)
+        return await self._pair(app, found, request, now) if isinstance(found, Offer) else found
+
+    async def _pair(self, app: LiveApp, offer: Offer, request: Request, now: float) -> Challenge:
+        """Trust the first who hands over a secret, at the address that only the sender was told. Raises Unauthorized."""
+        if any(are_same(offer.secret, secret) for secret in app.secrets):
+            return offer.challenge  # it comes again: the first answer was lost
+        if not app.waiting or self._keeper is None:
+            raise Unauthorized(reason="already_paired")
+        # Ids can be guessed.
+        if not app.app.token or request.url.partition("?")[0].rpartition("/")[2] != app.app.token:
+            raise Unauthorized(reason="pairing_needs_token")
+        if app.scheme is not None and request.values(app.scheme.plan.header):
+            verdict = verify(app.scheme, (offer.secret,), request, now)
+            if not verdict.valid:
+                raise Unauthorized(reason=verdict.reason)
+        if not await self._keeper.pair_app(app.app, offer.secret):
+            raise Unauthorized(reason="already_paired")
+        return offer.challenge
+
+    async def _conclude(
+        self, app: LiveApp, proof: Proof, request: Request, challenge: Challenge, now: float
+    ) -> Receipt | Challenge:
+        """Do what a verified handshake asks for; only then it is kept, where it is, and answered."""
+        if challenge.follow is not None:
+            if self._visitor is None:
+                raise Unavailable(reason="no_visitor")
+            await self._visitor.visit(challenge.follow)
+        if challenge.record is None:
+            return challenge
+        event_id = new_event_id(now, self._noise(8))
+        stored = await self._storage.store(self._decider.note(app, proof, request, event_id, challenge.record))
+        insist_on_stored(stored)
+        return Receipt(stored.event_id, (), stored.outcome == "known", app.direct, challenge=challenge)
 
     def _answer(self, app: LiveApp, event: Acceptable, stored: Stored) -> Receipt:
         insist_on_stored(stored)

@@ -217,6 +217,12 @@ def _warnings_of(app: Any) -> list[str]:
     if app.reconcile:
         asked.append((None, app.reconcile.token, "nothing is reconciled"))
     for judge, reference, consequence in asked:
+        if reference.paired:
+            found.append(
+                f"app {app.name!r} takes its secret from its sender: until then, whoever knows the address with its token"
+                " can hand one over"
+            )
+            continue
         complaint = complain_of_secret(judge, resolve_secret(reference, "", ()))
         if complaint:
             found.append(f"app {app.name!r}: its secret ({reference.label}) {complaint}: {consequence}")

@@ -61,7 +61,10 @@ def show_app(name: Annotated[str, typer.Argument(help="Id, name or token.")], js
     async def work(shard: Shard) -> list[dict[str, Any]]:
         apps = (await shard.catalog.read()).apps.values()
         named = [each for each in apps if name in (str(each.id), each.name, each.token)]
-        return await _describe_apps(shard, named)
+        return [
+            each | await _describe_pairing(shard, app)
+            for app, each in zip(named, await _describe_apps(shard, named), strict=True)
+        ]
 
     found = with_store(work)
     if not found:
@@ -81,12 +84,20 @@ def add_app(
     direct: Annotated[bool, typer.Option(help="The body names the workflow to run.")] = True,
     callback_url: Annotated[str | None, typer.Option(help="Where to tell that a run has ended.")] = None,
     public_url: Annotated[str | None, typer.Option(help="The URL given to a sender that signs it.")] = None,
+    topic: Annotated[list[str] | None, typer.Option(help="Of a sender that has many: websub, aws-sns.")] = None,
     json: Json = False,
 ) -> None:
     """Register a sender with a new secret, shown once and kept encrypted."""
     from gateway.registrations import Wish
 
-    wish = Wish(name=name, scheme=scheme, direct=direct, callback_url=callback_url, public_url=public_url)
+    wish = Wish(
+        name=name,
+        scheme=scheme,
+        direct=direct,
+        callback_url=callback_url,
+        public_url=public_url,
+        topics=tuple(topic or ()),
+    )
     document = _describe_new(with_store(lambda shard: shard.management(sealing=True).add_app(wish)))
     if json:
         print_json(document)
@@ -94,7 +105,10 @@ def add_app(
     screen = out()
     screen.print(f"[green]✔[/green] app [bold]{document['name']}[/bold], id {document['id']}")
     screen.print(f"  [dim]post to        [/dim] {document['path']}  (or {document['token_path']})")
-    screen.print(f"  [dim]secret         [/dim] {document['secret']}")
+    if document["secret"] is None:
+        screen.print(f"  It waits for the secret that its sender hands over at {document['token_path']}")
+    else:
+        screen.print(f"  [dim]secret         [/dim] {document['secret']}")
     if callback_url:
         screen.print(f"  [dim]callback secret[/dim] {document['callback_secret']}")
     screen.print("  Keep what is secret now; it is not shown again.")
@@ -116,6 +130,12 @@ def enable_app(name: Changed, json: Json = False) -> None:
 def remove_app(name: Changed, json: Json = False) -> None:
     """Forget an app; its address is not found any more. Its runs stay."""
     _change_app(lambda shard: shard.management().remove_app(name), "is removed", json)
+
+
+@apps.command("pair")
+def pair_app(name: Annotated[str, typer.Argument(help="Id or name of the app.")], json: Json = False) -> None:
+    """Forget the secret that its sender handed over, and wait for another: until then it refuses everything."""
+    _change_app(lambda shard: shard.management().reopen_app(name), "waits for its sender's secret", json)
 
 
 @apps.command("rotate-secret")
@@ -147,6 +167,28 @@ async def _describe_apps(shard: Shard, apps: list[Any]) -> list[dict[str, Any]]:
 
     balances = await shard.reader.balances({each.payer: each.credits for each in apps if each.credits})
     return [plain(describe_app(each, balances.get(each.payer))) for each in apps]
+
+
+async def _describe_pairing(shard: Shard, app: Any) -> dict[str, Any]:
+    """Of an app whose sender hands over the secret: since when it has it; and Notion's, which Notion asks for."""
+    from gateway.apps import read_verify
+    from gateway.runs import iso
+
+    if not any(reference.paired for reference in read_verify(app)[1]):
+        return {}
+    found = await shard.management().pairing(app)
+    if found is None:
+        return {"paired_at": None, "waits_for": "the secret that its sender hands over"}
+    at, secret = found
+    return {"paired_at": iso(at)} | ({"verification_token": secret} if _handshake_of(app) == "notion" else {})
+
+
+def _handshake_of(app: Any) -> str:
+    from gateway.apps import read_sender, read_verify
+    from gateway.handshakes import find_kind
+
+    scheme, _ = read_verify(app)
+    return find_kind(scheme.handshake if scheme else None, read_sender(app.verify))
 
 
 def _describe_new(made: Any) -> dict[str, Any]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import secrets as randomness
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
@@ -16,19 +15,20 @@ from gateway.chains import listened_by
 from gateway.configuration import Configuration
 from gateway.errors import Conflict, NotFound
 from gateway.hooks import Hook, find_hook
+from gateway.secrets import Pair
 from gateway.store.auditing import Audit
 from gateway.store.connection import Redis
 from gateway.store.keys import Keys
+from gateway.store.numbering import FILE, next_id, number_all, number_for, refuse_label, refuse_managed
 from gateway.tokens import Token
 from gateway.versions import Draft, Publication, Version, read_version, write_version
 from gateway.workflows import Published
 
-FILE = "file"
 Pipeline: TypeAlias = Any
 
 
 class Contents(msgspec.Struct, frozen=True, kw_only=True):
-    """All that is published at one revision."""
+    """All that is published at one revision. `pairs` are found by their app's id."""
 
     revision: int
     last_workflow: int = 0
@@ -36,6 +36,7 @@ class Contents(msgspec.Struct, frozen=True, kw_only=True):
     workflows: dict[str, Published]
     tokens: dict[str, Token]
     hooks: dict[str, Hook]
+    pairs: dict[int, Pair] = {}
 
 
 class Changes(msgspec.Struct, frozen=True):
@@ -132,8 +133,8 @@ class Catalog:
             for draft in drafts:
                 name = draft.workflow.definition.name
                 before = current.get(name)
-                _refuse_managed(before)
-                number = _number_for(draft, before, current.values(), now.last_workflow)
+                refuse_managed(before)
+                number = number_for(draft, before, current.values(), now.last_workflow)
                 current[name] = await self._publication(draft, number, before, managed_by, at)
                 made.append(Publication(current[name], before))
                 if before != current[name]:
@@ -152,7 +153,7 @@ class Catalog:
             if name not in now.workflows:
                 message = f"there is no workflow {name!r}"
                 raise NotFound(message)
-            _refuse_managed(now.workflows[name])
+            refuse_managed(now.workflows[name])
             removed[:] = [now.workflows[name]]
             pipe.hdel(self._keys.named("workflows"), name)
             # Its id names its runs, and narrows tokens: no other workflow may get it.
@@ -172,7 +173,7 @@ class Catalog:
                     whose = ", which gateway.yaml manages" if other.managed_by == FILE else ""
                     message = f"there is an app {other.name!r} with id {other.id} already{whose}"
                     raise Conflict(message)
-            added[:] = [_complete(app, app.id or _next_id(now.apps), None)]
+            added[:] = [_complete(app, app.id or next_id(now.apps), None)]
             pipe.hset(self._keys.named("apps"), str(added[0].id), msgspec.json.encode(added[0]))
             return Changes([f"app {app.name}"], [], [])
 
@@ -194,6 +195,25 @@ class Catalog:
 
         await self._change(write)
         return changed[0]
+
+    async def pair_app(self, app_id: int, pair: Pair | None) -> Pair | None:
+        """Keep what an app's sender hands over, once: whatever came first stays, and is given. None forgets it."""
+        kept: list[Pair | None] = []
+
+        async def write(pipe: Pipeline, now: Contents) -> Changes:
+            before, key = now.pairs.get(app_id), self._keys.named("pairs")
+            kept[:] = [pair if pair is None or before is None else before]
+            if app_id not in now.apps or kept[0] == before:
+                return Changes([], [], [])
+            if pair is None:
+                pipe.hdel(key, str(app_id))
+            else:
+                pipe.hset(key, str(app_id), msgspec.json.encode(pair))
+            line = f"app {now.apps[app_id].name}"
+            return Changes([], [line], [], {line: ["secret"]})
+
+        await self._change(write)
+        return kept[0]
 
     async def add_hook(self, hook: Hook) -> None:
         """Publish a hook. Raises NotFound when its workflow is not there."""
@@ -260,6 +280,8 @@ class Catalog:
         changes = Changes([], [], [])
         if after is None:
             pipe.hdel(self._keys.named(f"{kind}s"), key)
+            if kind == "app":
+                pipe.hdel(self._keys.named("pairs"), key)
             changes.removed.append(f"{kind} {name}")
             return changes
         _note(changes, f"{kind} {name}", before, after)
@@ -269,16 +291,17 @@ class Catalog:
     def _ask(self, pipe: Pipeline) -> None:
         pipe.get(self._keys.named("revision"))
         pipe.get(self._keys.named("workflows:last"))
-        for name in ("apps", "workflows", "tokens", "hooks"):
+        for name in ("apps", "workflows", "tokens", "hooks", "pairs"):
             pipe.hgetall(self._keys.named(name))
 
     def _apply_apps(self, pipe: Pipeline, now: Contents, apps: list[App]) -> Changes:
         before = {app.name: app for app in now.apps.values()}
-        numbers = _number("app", {app.name: app.id for app in apps}, now.apps.values())
+        numbers = number_all("app", {app.name: app.id for app in apps}, now.apps.values())
         changes = Changes([], [], [f"app {name}" for name in _gone(now.apps.values(), numbers)])
         left = {app.id for app in now.apps.values() if app.managed_by == FILE} - set(numbers.values())
         for number in sorted(left):
             pipe.hdel(self._keys.named("apps"), str(number))
+            pipe.hdel(self._keys.named("pairs"), str(number))
         for app in apps:
             complete = _complete(app, numbers[app.name], before.get(app.name))
             _note(changes, f"app {app.name}", before.get(app.name), complete)
@@ -287,7 +310,7 @@ class Catalog:
 
     async def _apply_workflows(self, pipe: Pipeline, now: Contents, configuration: Configuration, at: int) -> Changes:
         wanted = {workflow.definition.name: workflow.definition.id for workflow in configuration.workflows}
-        numbers = _number("workflow", wanted, now.workflows.values(), now.last_workflow)
+        numbers = number_all("workflow", wanted, now.workflows.values(), now.last_workflow)
         gone = _gone(now.workflows.values(), numbers)
         changes = Changes([], [], [f"workflow {name}" for name in gone])
         for name in gone:
@@ -313,7 +336,7 @@ class Catalog:
         # The last one has this digest when only its label changes, or when it was removed and comes again.
         known = versions[-1] if versions and versions[-1].digest == digest else None
         version = known or Version(number=len(versions) + 1, digest=digest, published_at=at)
-        _refuse_label(draft.label, [each for each in versions if each is not known])
+        refuse_label(draft.label, [each for each in versions if each is not known])
         return Published(
             id=number,
             name=definition.name,
@@ -344,7 +367,7 @@ class Catalog:
 
 
 def _read_contents(answers: list[Any]) -> Contents:
-    revision, last_workflow, apps, workflows, tokens, hooks = answers
+    revision, last_workflow, apps, workflows, tokens, hooks, pairs = answers
     return Contents(
         revision=int(revision or 0),
         last_workflow=int(last_workflow or 0),
@@ -352,6 +375,7 @@ def _read_contents(answers: list[Any]) -> Contents:
         workflows={name.decode(): msgspec.json.decode(raw, type=Published) for name, raw in workflows.items()},
         tokens={name.decode(): msgspec.json.decode(raw, type=Token) for name, raw in tokens.items()},
         hooks={name.decode(): msgspec.json.decode(raw, type=Hook) for name, raw in hooks.items()},
+        pairs={int(number): msgspec.json.decode(raw, type=Pair) for number, raw in pairs.items()},
     )
 
 
@@ -369,64 +393,6 @@ def _find_app(wanted: str, apps: dict[int, App]) -> App:
 def _complete(app: App, number: int, before: App | None) -> App:
     token = app.token or (before.token if before else None) or randomness.token_urlsafe(32)
     return msgspec.structs.replace(app, id=number, token=token)
-
-
-def _next_id(taken: dict[int, Any]) -> int:
-    return max(taken, default=0) + 1
-
-
-def _number_for(draft: Draft, before: Published | None, now: Collection[Published], last: int) -> int:
-    """The id of a workflow: the one written in it, else the one it has, else a new one. Raises Conflict."""
-    taken = {each.id: each.name for each in now}
-    name = draft.workflow.definition.name
-    number = draft.workflow.definition.id or (before.id if before else max((*taken, last)) + 1)
-    _refuse_taken("workflow", number, taken.get(number, name), name)
-    return number
-
-
-def _number(
-    kind: str, wanted: Mapping[str, int | None], now: Collection[App | Published], last: int = 0
-) -> dict[str, int]:
-    """The id of everything in the file: the one written there, else the one it has, else a new one. Raises Conflict."""
-    _refuse_clash(kind, wanted, now)
-    held = {each.name: each.id for each in now}
-    owners = {each.id: each.name for each in now if each.managed_by != FILE}
-    numbers: dict[str, int] = {}
-    for name, written in wanted.items():
-        number = written or held.get(name)
-        if number is not None:
-            _refuse_taken(kind, number, owners.setdefault(number, name), name)
-            numbers[name] = number
-    free = itertools.count(max((*held.values(), *owners, last)) + 1)
-    return {name: numbers[name] if name in numbers else next(free) for name in wanted}
-
-
-def _refuse_managed(workflow: Published | None) -> None:
-    if workflow is not None and workflow.managed_by == FILE:
-        message = (
-            f"workflow {workflow.name!r} is managed by gateway.yaml; change it there, or give this one another name"
-        )
-        raise Conflict(message)
-
-
-def _refuse_label(label: str | None, others: Collection[Version]) -> None:
-    for each in others:
-        if label is not None and each.label == label:
-            message = f"the label {label!r} names version {each.number} already; give this one another"
-            raise Conflict(message)
-
-
-def _refuse_clash(kind: str, names: Collection[str], now: Collection[App | Published]) -> None:
-    for each in now:
-        if each.managed_by != FILE and each.name in names:
-            message = f"there is {kind} {each.name!r} already, made by command or API; give this one another name"
-            raise Conflict(message)
-
-
-def _refuse_taken(kind: str, number: int, owner: str, name: str) -> None:
-    if owner != name:
-        message = f"{kind} id {number} is taken by {owner!r}"
-        raise Conflict(message)
 
 
 def _gone(now: Collection[App | Published], kept: Collection[str]) -> list[str]:

@@ -43,6 +43,8 @@
     gw:{0}:sweep               string  which worker sweeps now                             its lease
     gw:{0}:sweeps              hash    where the sweep's walks go on, when the last ended  for ever
     gw:{0}:apps                hash    app id -> app                                       for ever
+    gw:{0}:pairs               hash    app id -> the secret that its sender handed over,
+                                       sealed, and when (ms)                               as its app
     gw:{0}:workflows           hash    name -> the published version                       for ever
     gw:{0}:workflows:last      string  the highest id of a workflow that was removed        for ever
     gw:{0}:definition:DIGEST   string  one version of a workflow                           for ever

@@ -15,7 +15,7 @@ import structlog
 from gateway.apps import LiveApp
 from gateway.errors import ConfigError, GatewayError, NotFound
 from gateway.hooks import Hook
-from gateway.secrets import SecretRef, unseal
+from gateway.secrets import Pair, SecretRef, unseal
 from gateway.store.catalog import Catalog, Contents
 from gateway.store.connection import MISTAKES, Redis
 from gateway.tasks import end_tasks
@@ -39,6 +39,7 @@ class Registry:
         self._definitions: dict[str, Workflow] = {}
         self._watcher: asyncio.Task[None] | None = None
         self._loading = asyncio.Lock()
+        self._pairs: dict[str, Pair] = {}
         self.revision = -1
         self.apps: dict[str, LiveApp] = {}
         self.workflows: dict[str, Published] = {}
@@ -125,6 +126,9 @@ class Registry:
 
     def _take(self, contents: Contents) -> None:
         apps: dict[str, LiveApp] = {}
+        self._pairs = {
+            f"app:{app.name}": contents.pairs[app.id] for app in contents.apps.values() if app.id in contents.pairs
+        }
         for app in contents.apps.values():
             try:
                 live = LiveApp(app, self._resolve)
@@ -144,6 +148,9 @@ class Registry:
         self.revision = contents.revision
 
     def _resolve(self, reference: SecretRef, owner: str) -> str | None:
+        if reference.paired:
+            pair = self._pairs.get(owner)
+            reference = SecretRef(sealed=None if pair is None else pair.sealed)
         return resolve_secret(reference, owner, self._master_keys)
 
 

@@ -21,7 +21,8 @@ NAME = r"^[^\x00-\x1f\x7f-\x9f]*[^\x00-\x1f\x7f-\x9f0-9][^\x00-\x1f\x7f-\x9f]*$"
 
 class AppBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An app to register: how it signs; whether its bodies name the workflow to run (`direct`); where to tell that a
-    run has ended; for senders that sign the URL, the one they were given (`public_url`).
+    run has ended; for senders that sign the URL, the one they were given (`public_url`); for those that have
+    many, which `topics` are meant.
     """
 
     name: Annotated[str, Meta(pattern=NAME, max_length=200)]
@@ -29,6 +30,7 @@ class AppBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     direct: bool = True
     callback_url: Annotated[str, Meta(min_length=1, max_length=8192)] | None = None
     public_url: Annotated[str, Meta(min_length=1, max_length=8192)] | None = None
+    topics: Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=2048)], ...], Meta(max_length=50)] = ()
 
 
 class AppPage(msgspec.Struct, frozen=True):
@@ -59,6 +61,7 @@ async def add_app(call: Call) -> Answer:
         direct=wanted.direct,
         callback_url=wanted.callback_url,
         public_url=wanted.public_url,
+        topics=wanted.topics,
     )
     return 201, await _describe_new(call, await call.management.add_app(wish))
 

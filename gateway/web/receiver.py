@@ -22,10 +22,9 @@ from gateway.store.refusals import Refusal, Refusals
 from gateway.web.bodies import ClientGone, read_body, send_and_close
 
 JSON = (b"content-type", b"application/json")
-TEXT = (b"content-type", b"text/plain")
 log = structlog.get_logger()
-Said = dict[str, Any] | str | bytes
-"""What is answered: JSON, text, or what has its own content type among the headers."""
+Said = dict[str, Any] | bytes
+"""What is answered: JSON, or what has its own content type among the headers."""
 _encoder = msgspec.json.Encoder()
 
 
@@ -45,7 +44,9 @@ class Words(Protocol):
 
 
 class Receiver:
-    """`/api/v1/webhooks/{app}`, where `{app}` is an id or a token: POST for events, GET for challenges."""
+    """`/api/v1/webhooks/{app}`, where `{app}` is an id or a token: POST for events; GET, HEAD and OPTIONS for what the
+    app's sender asks by them.
+    """
 
     def __init__(self, service: Service, words: Words, metrics: Metrics, limits: Limits, refusals: Refusals) -> None:
         self._service = service
@@ -81,27 +82,31 @@ class Receiver:
 
     def _answer(self, outcome: Receipt | Challenge) -> tuple[int, Said, dict[str, str]]:
         if isinstance(outcome, Challenge):
-            return 200, outcome.text, {"x-content-type-options": "nosniff"}
-        status, words = self._words.answer(outcome)
+            return outcome.status, outcome.text.encode(), _headers_of(outcome)
         if isinstance(outcome.reply, Reply):
-            return outcome.reply.status or status, outcome.reply.body, outcome.reply.headers
+            return outcome.reply.status or self._words.answer(outcome)[0], outcome.reply.body, outcome.reply.headers
         if outcome.reply is not None:
             log.warning("an app's own answer can't be given", event_id=outcome.event_id, reason=outcome.reply)
-        return status, words, {}
+        if outcome.challenge is not None:
+            return self._answer(outcome.challenge)
+        return *self._words.answer(outcome), {}
 
     async def _take(self, scope: Scope, receive: Receive, visit: _Visit) -> Receipt | Challenge:
         app = visit.app = self._service.open_door(scope["path_params"]["app"])
-        if scope["method"] == "GET":
+        if scope["method"] != "POST":
             visit.reason = "challenge"
-            return self._service.greet(app, scope["query_string"].decode("latin-1"))
+            asked = Request.from_asgi(scope["method"], _url(scope), scope["headers"], b"")
+            return _noted(app, self._service.greet(app, asked))
         cap = app.app.max_body or self._limits.max_body
         body = await read_body(scope, receive, cap, self._limits.body_timeout)
         request = Request.from_asgi(scope["method"], app.url_of(_url(scope)), scope["headers"], body)
         receipt = await self._service.accept(app, request)
         if isinstance(receipt, Challenge):
             visit.reason = "challenge"
-            return receipt
+            return _noted(app, receipt)
         visit.receipt = receipt
+        if receipt.challenge is not None:
+            _noted(app, receipt.challenge)
         visit.reason = "duplicate" if receipt.known else receipt.outcome
         return receipt
 
@@ -143,8 +148,19 @@ class _Visit:
         self.reason = "method_not_allowed"
 
 
+def _noted(app: LiveApp, challenge: Challenge) -> Challenge:
+    if challenge.note is not None:
+        log.warning("handshake", app=app.app.name, note=challenge.note)
+    return challenge
+
+
+def _headers_of(challenge: Challenge) -> dict[str, str]:
+    media = {"content-type": challenge.media} if challenge.text else {}
+    return {"x-content-type-options": "nosniff"} | media | dict(challenge.headers)
+
+
 def _check_method(scope: Scope) -> None:
-    if scope["method"] not in ("POST", "GET"):
+    if scope["method"] not in ("POST", "GET", "HEAD", "OPTIONS"):
         message = "events are posted here"
         raise MethodNotAllowed(message, allow="POST")
 
@@ -160,8 +176,6 @@ async def _send(receive: Receive, send: Send, status: int, words: Said, headers:
     raw: list[tuple[bytes, bytes]] = []
     if isinstance(words, bytes):
         body = words
-    elif isinstance(words, str):
-        body, raw = words.encode(), [TEXT]
     else:
         body, raw = _encoder.encode(words), [JSON]
     if status not in BODILESS:

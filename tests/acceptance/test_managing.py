@@ -29,6 +29,33 @@ def test_an_app_is_changed_by_command(calm: Machine) -> None:
     until(lambda: knock(calm, number, secret) == 404, "the app to be gone")
 
 
+def test_an_app_takes_its_senders_secret_and_forgets_it(calm: Machine) -> None:
+    """An app of Notion's is made without a secret; what Notion hands over is shown to be pasted back, until a command
+    waits for another.
+    """
+    added = calm.json("app", "add", "pages", "--scheme", "notion", "--no-direct")
+    assert added["secret"] is None
+    assert calm.json("app", "show", "pages")["paired_at"] is None
+
+    def offer(token: str) -> int:
+        body = json.dumps({"verification_token": token}).encode()
+        kind = {"content-type": "application/json"}
+        return request(calm.url + added["token_path"], "POST", body, kind).status
+
+    until(lambda: offer("secret_of_notion_itself") == 200, "the token to be taken")
+    assert offer("secret_of_somebody_else") == 401
+    shown = calm.json("app", "show", "pages")
+    assert (shown["verification_token"], shown["paired_at"] is None) == ("secret_of_notion_itself", False)
+    refused = calm.run("app", "rotate-secret", "pages")
+    assert (refused.returncode, "gateway app pair" in refused.stderr) == (1, True)
+    calm.json("app", "pair", "pages")
+    until(lambda: offer("secret_of_notion_again") == 200, "the app to wait again")
+    assert calm.json("app", "show", "pages")["verification_token"] == "secret_of_notion_again"
+    for name in ("ci", "nobody"):
+        assert calm.run("app", "pair", name).returncode == 1
+    calm.json("app", "remove", "pages")
+
+
 def test_what_the_file_manages_is_refused_by_command(calm: Machine) -> None:
     """A command that would change an app of gateway.yaml exits with 1 and names the file."""
     before = calm.json("app", "list")

@@ -132,7 +132,7 @@ def test_triggers_decide_what_an_event_starts(store: str, tmp_path: Path) -> Non
             answer = (await door.post(43, body, github(body, "d1"))).json()
             assert (answer["run_id"], [run["run_id"] for run in answer["runs"]]) == (1, [1, 2])
             assert (await Reader(door.redis, KEYS).run(1)).request.input == {"who": "octo"}
-            nothing = await door.post(43, b"{}", github(b"{}", "d2", "ping"))
+            nothing = await door.post(43, b"{}", github(b"{}", "d2", "star"))
             assert nothing.status_code == 202
             words = nothing.json()
             assert (words["status"], words["runs"]) == ("ignored", [])

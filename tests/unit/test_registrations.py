@@ -33,10 +33,27 @@ def live(made: Registration) -> LiveApp:
     return LiveApp(made.app, resolve)
 
 
-@pytest.mark.parametrize("scheme", sorted(name for name in PRESETS if PRESETS[name].kind not in ("public-key", "url")))
+@pytest.mark.parametrize("scheme", ["asana", "notion"])
+def test_a_sender_that_makes_its_secret_gets_none(scheme: str) -> None:
+    """The app waits for it, and there is nothing to rotate."""
+    made = register(Wish(name="a", scheme=scheme), POLICY, KEYS, noise)
+    assert (made.secret, live(made).waiting) == (None, True)
+    assert live(made).problem is not None
+    with pytest.raises(Conflict, match="gateway app pair"):
+        rotate(made.app, KEYS, noise)
+
+
+MADE_BY_US = sorted(
+    name for name in PRESETS if PRESETS[name].kind not in ("public-key", "url") and name not in ("asana", "notion")
+)
+
+
+@pytest.mark.parametrize("scheme", MADE_BY_US)
 def test_every_sender_gets_a_secret_that_it_can_use(scheme: str) -> None:
     """The secret made for a preset is good for it, is what the receiver finds, and so is the one of a rotation."""
-    made = register(Wish(name="a", scheme=scheme, public_url="https://g.example/h"), POLICY, KEYS, noise)
+    topics = ("https://g.example/feed",) if scheme == "websub" else ()
+    wish = Wish(name="a", scheme=scheme, public_url="https://g.example/h", topics=topics)
+    made = register(wish, POLICY, KEYS, noise)
     assert (live(made).problem, live(made).secrets) == (None, (made.secret,))
     again = rotate(made.app, KEYS, noise)
     assert (live(again).problem, live(again).secrets) == (None, (again.secret, made.secret))

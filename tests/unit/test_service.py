@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import json
@@ -333,3 +334,50 @@ def test_what_was_parked_stays_parked() -> None:
     house = House(direct(), answer=Stored("known", "evt_1", ()))
     receipt = house.accept(request(b'{"workflow_id": 15}', *hop(1)))
     assert orqo_answer(receipt) == (202, {"event_id": "evt_1", "status": "parked", "runs": []})
+
+
+# ---- handshakes
+
+
+class Calls:
+    """Keeps what is called, or can't call it."""
+
+    def __init__(self, failing: bool = False) -> None:
+        self.urls: list[str] = []
+        self._failing = failing
+
+    async def visit(self, url: str) -> None:
+        self.urls.append(url)
+        if self._failing:
+            raise Unavailable
+
+
+ARN = "arn:aws:sns:us-east-1:123456789012:builds"
+CONFIRM = f"https://sns.us-east-1.amazonaws.com/?Action=ConfirmSubscription&TopicArn={ARN}&Token=t1"
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_a_verified_confirmation_is_followed_and_then_kept(failing: bool) -> None:
+    """Its address is called before anything is stored or answered; without that call the sender has to come again."""
+    verify = {"kind": "hmac", "header": "X-Signature-256", "prefix": "sha256=", "handshake": "sns"}
+    app = direct(adapter=None, verify=verify | {"secrets": [{"env": "CI"}]}, topics=(ARN,))
+    house, calls = House(app), Calls(failing)
+    service = Service(house, house, visitor=calls, clock=lambda: NOW, noise=bytes)
+    message = {"Type": "SubscriptionConfirmation", "TopicArn": ARN, "Token": "t1", "SubscribeURL": CONFIRM}
+    body = json.dumps(message).encode()
+    with pytest.raises(Unauthorized):
+        asyncio.run(service.accept(house.app("42"), request(body, secret="another secret")))
+    assert calls.urls == []
+    with pytest.raises(Unavailable) if failing else contextlib.nullcontext():
+        asyncio.run(service.accept(house.app("42"), request(body)))
+    assert calls.urls == [CONFIRM]
+    assert [event.head.decision.outcome for event in house.stored] == ([] if failing else ["handshake"])
+
+
+def test_a_ping_needs_no_run_request() -> None:
+    """An app whose bodies name workflows takes a ping all the same, and a ping again is the same event."""
+    verify = {"scheme": "orqo", "secrets": [{"env": "CI"}], "handshake": "ping:X-GitHub-Event/ping"}
+    house = House(direct(verify=verify))
+    receipt = house.accept(request(b"{}", ("x-github-event", "ping")))
+    assert receipt.runs == ()
+    assert [(event.head.decision.outcome, event.requests) for event in house.stored] == [("ping", [])]

@@ -67,7 +67,7 @@ def _read_environment(env: dict[str, Any]) -> tuple[dict[str, str], list[str]]:
 
 
 def _secret(name: str, value: dict[str, str]) -> str:
-    reference = SecretRef(**value)
+    reference = msgspec.convert(value, SecretRef)
     found = resolve_secret(reference, "", ())
     if found is None:
         message = f"env.{name}: its secret ({reference.label}) is not set on this worker"
