@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -17,6 +17,7 @@ from gateway.errors import ConfigError
 from gateway.expressions import Expression, compile_expression
 from gateway.forms import FileRules, is_secretive
 from gateway.handshakes import Facts, Handshake, find_kind, read_handshake
+from gateway.kinds import REQUIRED_BY_APPS
 from gateway.media import JSON, USUAL, check_types, is_taken
 from gateway.reconciling import ReconcileSettings, check_reconcile
 from gateway.responses import Response, ResponseSettings
@@ -33,6 +34,15 @@ UNSET = msgspec.UNSET
 HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 JSON_FIELDS = {"jotform": "rawRequest", "mandrill": "mandrill_events"}
 """The field of a sender's forms that holds the event as JSON."""
+# What a sender could do without, but an app can't: anyone may have a key that such a sender vouches for.
+ASKED_OF_APPS: Mapping[str, tuple[str, str]] = {
+    "paypal": ("webhook_id", "give the id that PayPal shows for this webhook; it is part of what is signed"),
+    "sns": (
+        "topics",
+        "name the topics whose messages count, as in [arn:aws:sns:us-east-2:123456789012:deploys]: everyone with an"
+        " account can have Amazon sign for a topic of their own. A * at the end stands for all that start so",
+    ),
+}
 ALGORITHMS = {"hmac-sha256": "sha256", "hmac-sha1": "sha1", "hmac-sha512": "sha512"}
 
 
@@ -152,6 +162,11 @@ class LiveApp:
         self.payer = app.payer
         self.callback_secret = None if app.callback is None else resolve(app.callback.secret, f"app:{app.name}")
 
+    @property
+    def shared_secrets(self) -> tuple[str, ...]:
+        """The secrets that only the sender has as well: none where they are public keys, with which anybody could sign."""
+        return () if self.scheme is not None and self.scheme.is_public else self.secrets
+
     def url_of(self, seen: str) -> str:
         """The URL that this sender signs: the `public_url` it was given, with the query that came; else the one `seen`.
 
@@ -185,12 +200,14 @@ def read_verify(app: App) -> tuple[Scheme | None, list[SecretRef]]:
     if any(each.paired for each in secrets):
         message = "a sender that hands over its secret (asana, notion) has no `secrets`; leave them out"
         raise ConfigError(message, path="verify.secrets")
+    if scheme.require is None and scheme.kind in REQUIRED_BY_APPS:
+        scheme = msgspec.structs.replace(scheme, require=REQUIRED_BY_APPS[scheme.kind])
     if scheme.kind == "url" and secrets:
         message = "this sender's secret is the app's `token`, at the end of its URL; take out `secrets`"
         raise ConfigError(message, path="verify.secrets")
     if scheme.kind == "url":
         return scheme, []
-    if scheme.kind != "none" and not secrets:
+    if scheme.kind != "none" and not scheme.fetches_keys and not secrets:
         handshake = _read_handshake(app, scheme, read_sender(app.verify))
         if handshake is not None and handshake.gives_secret:
             return scheme, [HANDED_OVER]
@@ -293,6 +310,9 @@ def find_problem(app: App, scheme: Scheme | None) -> tuple[str, str] | None:
     """What an app lacks that its scheme needs beside secrets, and the field that it would stand in."""
     if scheme is None:
         return None
+    field, advice = ASKED_OF_APPS.get(scheme.kind, ("kind", ""))
+    if not getattr(scheme, field):
+        return advice, f"verify.{field}"
     if scheme.uses_url and app.public_url is None:
         return (
             "this sender signs the URL that it posts to; write the one it was given, `public_url: https://..`",

@@ -32,7 +32,11 @@ REASONS: Final[Mapping[str, str]] = {
     "malformed_body": "the field of the body that the scheme signs can't be read",
     "malformed_url": "the field of the URL's query that the scheme signs can't be read",
     "missing_context": "the scheme signs the URL or the method, and it is not known",
+    "foreign_key": "the address of the sender's key is not on one of the sender's own hosts",
+    "foreign_topic": "the message is of a topic that the configuration does not name",
     "mismatch": "no secret gives this signature for these bytes",
+    "uncovered": "the signature is right, but does not cover all that the configuration requires, such as the body",
+    "wrong_digest": "the signature is right, but the digest it covers is not the body's",
     "stale": "the signature is right, but older than the scheme allows",
     "future": "the signature is right, but its time lies further ahead than the scheme allows",
 }

@@ -104,8 +104,8 @@ def make_secret(written: object, noise: Noise) -> str:
     is the sender who makes the key.
     """
     scheme, raw = read_scheme(written, "scheme"), noise(SECRET_BYTES)
-    if scheme.kind == "public-key":
-        message = "scheme: this sender signs with a key of its own; write the app and its public key in gateway.yaml"
+    if scheme.is_public:
+        message = "scheme: this sender signs with a key of its own; write the app in gateway.yaml"
         raise ConfigError(message)
     if scheme.key in ("whsec", "base64"):
         return ("whsec_" if scheme.key == "whsec" else "") + _text(raw)

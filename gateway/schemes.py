@@ -12,7 +12,21 @@ import msgspec
 from msgspec import Meta, Struct
 
 from gateway.errors import ConfigError
+from gateway.kinds import (
+    ALGORITHMS_OF,
+    DECLARATIVE,
+    DECLARED,
+    FETCHING,
+    HEADERLESS,
+    KEY_FORMS_OF,
+    OWN,
+    SHARED,
+    SIGNS_URL,
+    TAKES,
+    TIMES_OF,
+)
 from gateway.presets import ROWS
+from gateway.specials import KINDS
 
 BASIC_HEADER: Final = "Authorization"
 PLAIN_PIECES: Final = ("body", "payload", "timestamp", "url", "decoded_url", "method")
@@ -28,49 +42,35 @@ Kind = Literal[
     "url",
     "none",
     "adyen",
+    "cavage",
     "hubspot-v1",
     "hubspot-v2",
     "netlify",
+    "paypal",
+    "rfc9421",
+    "sns",
+    "travis",
     "twilio",
     "websub",
 ]
-Algorithm = Literal["sha1", "sha256", "sha384", "sha512", "ed25519", "ecdsa-p256"]
+Algorithm = Literal[
+    "sha1",
+    "sha256",
+    "sha384",
+    "sha512",
+    "ed25519",
+    "ecdsa-p256",
+    "hmac-sha256",
+    "ecdsa-p256-sha256",
+    "ecdsa-p384-sha384",
+    "rsa-pss-sha512",
+    "rsa-v1_5-sha256",
+]
 Encoding = Literal["hex", "base64"]
 KeyForm = Literal["raw", "base64", "hex", "whsec", "whpk", "spki"]
 Unit = Literal["s", "ms", "rfc3339", "httpdate"]
 Seconds = Annotated[int, Meta(ge=0, le=10**9)]
 Text = Annotated[str, Meta(min_length=1)]
-
-DECLARED: Final = ("header", "proof", "alg", "enc", "prefix", "list", "template", "key", "timestamp")
-# The fields among DECLARED that a kind takes; all kinds take delivery_id, event_type and content_types.
-TAKES: Final[Mapping[str, tuple[str, ...]]] = {
-    "hmac": DECLARED,
-    "public-key": DECLARED,
-    "token": ("header", "proof", "prefix"),
-    "basic": ("header",),
-    "url": (),
-    "none": (),
-    "adyen": ("key",),
-    "hubspot-v1": ("header",),
-    "hubspot-v2": ("header",),
-    "netlify": ("header",),
-    "twilio": ("header", "alg"),
-    "websub": ("header",),
-}
-DECLARATIVE: Final = ("hmac", "public-key")
-# Who holds such a value can make up any body, id and time.
-SHARED: Final = ("token", "basic", "url", "none")
-HEADERLESS: Final = ("basic", "url", "none", "adyen")
-SIGNS_URL: Final = ("hubspot-v2", "twilio")
-KEY_FORMS_OF: Final[Mapping[str, tuple[str, ...]]] = {
-    "hmac": ("raw", "base64", "hex", "whsec"),
-    "public-key": ("hex", "whpk", "spki"),
-}
-ALGORITHMS_OF: Final[Mapping[str, tuple[str, ...]]] = {
-    "hmac": ("sha1", "sha256", "sha384", "sha512"),
-    "public-key": ("ed25519", "ecdsa-p256"),
-    "twilio": ("sha1", "sha256"),
-}
 
 
 class Source(Struct, frozen=True):
@@ -141,9 +141,12 @@ class Scheme(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict
     (as HubSpot reads it) and literal text. With `public-key` the secrets are the sender's public keys, written as
     `key` says: 32 bytes of hex, `whpk_` and base64, or SPKI in base64 or PEM. The other kinds are named for their one
     sender. `delivery_id` and `event_type` are `header:NAME`, `body:PATH` or `form:FIELD`; several joined by `+` make
-    one id. No `content_types` means any. `topics` are those of SNS, one that ends in * stands for all that start so.
-    `handshake` names one of gateway.handshakes; left out it is its sender's. Raises ConfigError, naming the field, when
-    the parts don't fit together.
+    one id. No `content_types` means any. Of signed messages (rfc9421, cavage) `require` names the components that have
+    to be covered (an app has a default, REQUIRED_BY_APPS), and `label` the signature that counts. `topics` are those
+    of SNS, one that ends in * stands for all that start so; `webhook_id` is PayPal's name for the webhook. `handshake`
+    names one of gateway.handshakes; left out it is its sender's.
+
+    Raises ConfigError, naming the field, when the parts don't fit together.
     """
 
     kind: Kind
@@ -159,7 +162,10 @@ class Scheme(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict
     delivery_id: Text | None = None
     event_type: Text | None = None
     content_types: tuple[str, ...] = ()
+    label: Text | None = None
+    require: tuple[Text, ...] | None = None
     topics: tuple[Text, ...] | None = None
+    webhook_id: Text | None = None
     handshake: Text | None = None
 
     def __post_init__(self) -> None:
@@ -184,6 +190,18 @@ class Scheme(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict
         if self.kind in DECLARATIVE:
             return is_signed(place, self.plan.pieces)
         return self.kind in SHARED or place.kind in ("body", "form")
+
+    @property
+    def is_public(self) -> bool:
+        """True when the secrets are public keys, so that signing takes another key, which the gateway never has."""
+        return self.kind in ("public-key", *FETCHING) or (
+            self.kind in ("rfc9421", "cavage") and self.alg != "hmac-sha256"
+        )
+
+    @property
+    def fetches_keys(self) -> bool:
+        """True when the sender serves its keys, so that an app may do without secrets."""
+        return self.kind in FETCHING
 
     @property
     def uses_url(self) -> bool:
@@ -236,7 +254,7 @@ def read_declared(value: object, where: str) -> dict[str, object]:
         raise ConfigError(f"{where}: expected a preset's name or a scheme's fields, got {type(value).__name__}")
     written = dict(value)
     if "scheme" not in written:
-        return nest_fields(written)
+        return start_from_kind(nest_fields(written))
     base = read_declared(written.pop("scheme"), join_path(where, "scheme"))
     return merge_fields(base, nest_fields(written))
 
@@ -245,6 +263,11 @@ def find_row(name: str, where: str) -> Mapping[str, object]:
     if name not in ROWS:
         raise ConfigError(f"{where}: there is no preset {name!r}{suggest(name, ROWS) or list_names(ROWS)}")
     return ROWS[name]
+
+
+def start_from_kind(written: Mapping[str, object]) -> dict[str, object]:
+    """What was written out, over what its kind has of its own."""
+    return merge_fields(KINDS.get(str(written.get("kind")), {}), written)
 
 
 def nest_fields(written: Mapping[str, object]) -> dict[str, object]:
@@ -351,16 +374,27 @@ def check_scheme(scheme: Scheme) -> None:
     check_place(scheme)
     check_choice(scheme, "alg", ALGORITHMS_OF)
     check_choice(scheme, "key", KEY_FORMS_OF)
+    check_own(scheme)
     if scheme.kind in DECLARATIVE:
         check_template(scheme)
         check_time(scheme)
 
 
 def check_fields(scheme: Scheme) -> None:
-    for field in DECLARED:
+    for field in (*DECLARED, *OWN):
         if getattr(scheme, field) != DEFAULTS[field] and field not in TAKES[scheme.kind]:
             others = ", ".join(TAKES[scheme.kind]) or "nothing of the kind"
             raise ConfigError(f"{field}: means nothing for kind {scheme.kind}, which takes {others}")
+
+
+def check_own(scheme: Scheme) -> None:
+    timing = scheme.timestamp
+    if timing is None:
+        return
+    if timing.source != TIMES_OF.get(scheme.kind, timing.source):
+        raise ConfigError(f"timestamp.from: the time that kind {scheme.kind} signs is {TIMES_OF[scheme.kind]}")
+    if scheme.kind == "cavage" and timing.place.kind != "header" and timing.source != "field:created":
+        raise ConfigError("timestamp.from: the time of kind cavage is header:NAME or field:created")
 
 
 def check_place(scheme: Scheme) -> None:

@@ -80,7 +80,7 @@ def sign_request(scheme: Scheme, secret: str, request: Request, now: float, deli
 
 
 def _sign(scheme: Scheme, secret: str, request: Request, now: float, delivery_id: str) -> tuple[Headers, Request]:
-    if scheme.kind != "public-key":
+    if not scheme.is_public:
         check_secret(scheme, secret, "secret")
     added: Headers = ()
     for place, name, text in companions(scheme, now, delivery_id):

@@ -51,7 +51,45 @@ def _hubspot(version: str) -> Row:
     }
 
 
+KINDS: Final[Mapping[str, Row]] = {
+    # Senders of these bring a Base64 secret, as the RFC's own examples do.
+    "rfc9421": {"kind": "rfc9421", "key": "base64", "timestamp": {"from": "field:created"}},
+    "cavage": {
+        "kind": "cavage",
+        "header": "Signature",
+        "alg": "hmac-sha256",
+        "timestamp": {"from": "header:Date", "unit": "httpdate"},
+    },
+    # A message keeps its time over the retries, which go on for an hour.
+    "sns": {
+        "kind": "sns",
+        "timestamp": {"from": "body:Timestamp", "unit": "rfc3339", "tolerance": 4500},
+        "delivery_id": "body:MessageId",
+        "event_type": "body:Type",
+        "content_types": ("text/plain", *JSON),
+    },
+    "paypal": {
+        "kind": "paypal",
+        "delivery_id": "header:PAYPAL-TRANSMISSION-ID",
+        "event_type": "body:event_type",
+        "content_types": JSON,
+    },
+    "travis": {"kind": "travis", "content_types": FORM},
+}
+"""What a kind has of its own, under what an operator writes beside it."""
+
 SPECIALS: Final[Mapping[str, Row]] = {
+    "aws-sns": KINDS["sns"],
+    "cavage": KINDS["cavage"],
+    "drone": {
+        **KINDS["cavage"],
+        "require": ("date", "digest"),
+        "event_type": "header:X-Drone-Event",
+        "content_types": JSON,
+    },
+    "paypal": KINDS["paypal"],
+    "rfc9421": {**KINDS["rfc9421"], "alg": "hmac-sha256"},
+    "travis": KINDS["travis"],
     "url": {"kind": "url"},
     "adyen": {
         "kind": "adyen",
@@ -144,4 +182,6 @@ ALIASES: Final[Mapping[str, str]] = {
     "facebook": "meta",
     "google-forms": "google-apps-script",
     "whatsapp": "meta",
+    "sns": "aws-sns",
+    "travis-ci": "travis",
 }

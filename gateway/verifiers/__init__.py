@@ -7,7 +7,7 @@ a module of its own, with two silent functions:
     verify(scheme, secrets, request, now) -> Verdict    never raises; a refusal has a reason from proofs.REASONS
     sign(scheme, secret, request, now) -> Signed        raises ConfigError when it can't
 
-and a word for it in schemes.Kind and a row in schemes.TAKES. `keys`, `encodings` and `claims` are their tools.
+and a word for it in schemes.Kind and a row in kinds.TAKES. `keys`, `encodings` and `claims` are their tools.
 """
 
 from __future__ import annotations
@@ -17,7 +17,24 @@ from typing import Final
 
 from gateway.proofs import Request, Verdict
 from gateway.schemes import Scheme
-from gateway.verifiers import adyen, claims, hmacs, hubspot, keys, netlify, publickeys, shared, twilio, websub
+from gateway.verifiers import (
+    adyen,
+    cavage,
+    claims,
+    hmacs,
+    hubspot,
+    keys,
+    messagekeys,
+    netlify,
+    paypal,
+    publickeys,
+    rfc9421,
+    shared,
+    sns,
+    travis,
+    twilio,
+    websub,
+)
 from gateway.verifiers.placing import Signed
 
 Verifier = Callable[[Scheme, Sequence[str], Request, float], Verdict]
@@ -33,9 +50,14 @@ VERIFIERS: Final[Mapping[str, Verifier]] = {
     "url": shared.verify_url,
     "none": shared.verify_none,
     "adyen": adyen.verify,
+    "cavage": cavage.verify,
     "hubspot-v1": hubspot.verify,
     "hubspot-v2": hubspot.verify,
     "netlify": netlify.verify,
+    "paypal": paypal.verify,
+    "rfc9421": rfc9421.verify,
+    "sns": sns.verify,
+    "travis": travis.verify,
     "twilio": twilio.verify,
     "websub": websub.verify,
 }
@@ -47,9 +69,14 @@ SIGNERS: Final[Mapping[str, Signer]] = {
     "url": shared.sign_url,
     "none": shared.sign_none,
     "adyen": adyen.sign,
+    "cavage": cavage.sign,
     "hubspot-v1": hubspot.sign,
     "hubspot-v2": hubspot.sign,
     "netlify": netlify.sign,
+    "paypal": paypal.sign,
+    "rfc9421": rfc9421.sign,
+    "sns": sns.sign,
+    "travis": travis.sign,
     "twilio": twilio.sign,
     "websub": websub.sign,
 }
@@ -61,9 +88,14 @@ CHECKERS: Final[Mapping[str, Checker]] = {
     "url": shared.check_url,
     "none": shared.check_none,
     "adyen": keys.check,
+    "cavage": messagekeys.check,
     "hubspot-v1": keys.check,
     "hubspot-v2": keys.check,
     "netlify": keys.check,
+    "paypal": paypal.check,
+    "rfc9421": messagekeys.check,
+    "sns": sns.check,
+    "travis": travis.check,
     "twilio": keys.check,
     "websub": keys.check,
 }
@@ -71,5 +103,7 @@ CHECKERS: Final[Mapping[str, Checker]] = {
 CONTENTS: Final[Mapping[str, Content]] = {
     "hmac": claims.read_content,
     "public-key": claims.read_content,
+    "sns": sns.read_content,
+    "travis": travis.read_content,
     "twilio": twilio.read_content,
 }

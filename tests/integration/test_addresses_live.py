@@ -28,7 +28,8 @@ apps:
       {{name: t, when: "event.form.Digits == '1234'", workflow: greet}}]}}
   - {{id: 48, name: mail, verify: {{scheme: mailgun-form, secrets: [{{env: A}}]}}, triggers: [
       {{name: t, when: "event.form.subject == 'hello'", workflow: greet}}]}}
-  - {{id: 49, name: feed, topics: ["https://feed.example/"], verify: {{scheme: websub, secrets: [{{env: A}}]}}, triggers: [{{name: t, workflow: greet}}]}}
+  - {{id: 49, name: feed, topics: ["https://feed.example/"], verify: {{scheme: websub, secrets: [{{env: A}}]}},
+      triggers: [{{name: t, workflow: greet}}]}}
 workflows:
   - {{id: 15, name: greet}}
 """

@@ -44,7 +44,9 @@ def test_a_sender_that_makes_its_secret_gets_none(scheme: str) -> None:
 
 
 MADE_BY_US = sorted(
-    name for name in PRESETS if PRESETS[name].kind not in ("public-key", "url") and name not in ("asana", "notion")
+    name
+    for name in PRESETS
+    if not PRESETS[name].is_public and PRESETS[name].kind != "url" and name not in ("asana", "notion")
 )
 
 

@@ -31,9 +31,10 @@ from gateway.errors import (
 from gateway.events import Acceptable
 from gateway.hops import UNVERIFIED, Hop, write_hop
 from gateway.service import Receipt, Service, Started
-from gateway.signatures import Request
+from gateway.signatures import PRESETS, Request, sign_request
 from gateway.store.accepting import Stored
 from gateway.workflows import Published, Workflow, prepare
+from tests.tools_keys import private_pem, public_pem
 
 NOW = 1_750_000_000.0
 SECRET = "a secret of the tests"
@@ -318,6 +319,19 @@ def test_a_run_stands_one_deeper_than_the_one_that_called_back(depth: int, runs:
     assert event.head.decision.hop == f"depth {depth}, began with ses_far"
     assert (receipt.parked, event.head.decision.outcome) == (not runs, "accepted" if runs else "parked")
     assert orqo_answer(receipt)[0] == (200 if runs else 202)
+
+
+def test_a_public_key_vouches_for_no_hop() -> None:
+    """Anybody can make a hop with the text of a public key, so for an app that has one it is ignored."""
+    pem = public_pem("rsa")
+    verify = {"scheme": "travis", "secrets": [{"env": "KEY"}]}
+    house = House(direct(adapter=None, verify=verify))
+    house.apps["42"] = LiveApp(house.apps["42"].app, lambda *_: pem)
+    bare = Request("POST", "/", (("content-type", "application/x-www-form-urlencoded"),), b"payload=%7B%7D")
+    signed = sign_request(PRESETS["travis"], private_pem("rsa"), bare, NOW, "")
+    house.accept(Request("POST", "/", (*signed.headers, *hop(16, pem)), signed.body))
+    (event,) = house.stored
+    assert event.head.decision.hop == UNVERIFIED
 
 
 def test_a_hop_that_the_apps_secret_does_not_vouch_for_is_noted_and_ignored() -> None:
