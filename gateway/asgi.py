@@ -45,6 +45,7 @@ from gateway.web.client import Client
 from gateway.web.documentation import documentation_routes
 from gateway.web.endpoints import Parts, mount
 from gateway.web.health import Health
+from gateway.web.keyring import Keyring
 from gateway.web.problems import on_exception, on_gateway_error, on_http_exception
 from gateway.web.receiver import Limits, Receiver
 from gateway.web.repeats import Repeats
@@ -119,10 +120,12 @@ class House:
         self.stop_waiting = self._waiters.end
         acceptor = new_acceptor(settings, self._accepting, keys)
         management = Management(catalog, sealing, policy, refresh=self._registry.load)
+        self._keyring = Keyring(self._client)
         service = Service(
             self._registry,
             acceptor,
             Adapters(self._client),
+            self._keyring,
             visitor=Visits(self._client),
             keeper=management,
             costs=costs,
@@ -169,6 +172,7 @@ class House:
                 yield
         finally:
             await self._registry.stop_watching()
+            await self._keyring.close()
             await self._waiters.close()
             await self._refusals.close()
             await self._uses.close()

@@ -9,13 +9,22 @@ import msgspec
 from gateway.apps import LiveApp
 from gateway.challenges import Challenge
 from gateway.errors import Unauthorized, Unavailable
-from gateway.signatures import PRESETS, Request, Scheme, verify
+from gateway.signatures import PRESETS, Request, Scheme, Verdict, verify
+from gateway.verifiers.fetched import find_address
 
 
 class Mediator(Protocol):
     """Who verifies and parses for the apps that have an adapter."""
 
     async def read(self, app: LiveApp, request: Request) -> Challenge | dict[str, Any]: ...
+
+
+class KeyFinder(Protocol):
+    """Who fetches the keys of senders that serve them."""
+
+    async def find(self, kind: str, address: str) -> str:
+        """The key at this address, in PEM. Raises Unavailable when it can't be had."""
+        ...
 
 
 class Proof(msgspec.Struct, frozen=True):
@@ -30,8 +39,9 @@ class Proof(msgspec.Struct, frozen=True):
 class Prover:
     """Asks for proof of each request. Nothing of one is parsed before."""
 
-    def __init__(self, adapters: Mediator | None = None) -> None:
+    def __init__(self, adapters: Mediator | None = None, keys: KeyFinder | None = None) -> None:
         self._adapters = adapters
+        self._keys = keys
 
     async def prove(self, app: LiveApp, request: Request, now: float) -> Proof | Challenge:
         """The proof that `request` is this app's, `now` being Unix seconds; or a challenge that its adapter answered.
@@ -44,10 +54,22 @@ class Prover:
             return await self._mediate(app, request)
         if app.scheme is None:
             raise Unauthorized(reason="not_configured")
-        verdict = verify(app.scheme, app.secrets, request, now)
+        secrets = app.secrets or await self._fetch_key(app.scheme, request)
+        verdict = verify(app.scheme, secrets, request, now)
         if not verdict.valid:
             raise Unauthorized(reason=verdict.reason)
-        return Proof(app.scheme, app.scheme.kind, verdict.secret)
+        return Proof(app.scheme, app.scheme.kind, verdict.secret if app.secrets else None)
+
+    async def _fetch_key(self, scheme: Scheme, request: Request) -> tuple[str, ...]:
+        """The key of a sender that serves it, where the app has pinned none. Nothing is fetched for a foreign address."""
+        if not scheme.fetches_keys:
+            return ()
+        address = find_address(scheme, request)
+        if isinstance(address, Verdict):
+            raise Unauthorized(reason=address.reason)
+        if self._keys is None:
+            raise Unavailable(reason="no_keys")
+        return (await self._keys.find(scheme.kind, address),)
 
     async def _mediate(self, app: LiveApp, request: Request) -> Proof | Challenge:
         if self._adapters is None:

@@ -26,7 +26,7 @@ from gateway.errors import (
 from gateway.events import Acceptable, new_event_id
 from gateway.handshakes import Handshake
 from gateway.handshakes.base import are_same
-from gateway.proving import Mediator, Proof, Prover
+from gateway.proving import KeyFinder, Mediator, Proof, Prover
 from gateway.responses import Reply, Response
 from gateway.signatures import Request, verify
 
@@ -110,6 +110,7 @@ class Service:
         directory: Directory,
         storage: Storage,
         adapters: Mediator | None = None,
+        keys: KeyFinder | None = None,
         *,
         visitor: Visitor | None = None,
         keeper: Keeper | None = None,
@@ -120,7 +121,7 @@ class Service:
     ) -> None:
         self._directory = directory
         self._storage = storage
-        self._prover = Prover(adapters)
+        self._prover = Prover(adapters, keys)
         self._visitor = visitor
         self._keeper = keeper
         self._decider = Decider(directory, costs, max_depth)
