@@ -9,6 +9,7 @@ from gateway.cli import (
     auditing,
     configuring,
     demo,
+    doctoring,
     hooking,
     looking,
     managing,
@@ -67,6 +68,7 @@ app.add_typer(looking.callbacks, name="callback", rich_help_panel=LOOK)
 app.add_typer(auditing.audit, name="audit", rich_help_panel=LOOK)
 app.command("send", rich_help_panel=TRY)(sending.send)
 app.command("verify", rich_help_panel=TRY)(sending.verify)
+app.command("doctor", rich_help_panel=LOOK)(doctoring.doctor)
 app.command("probe", rich_help_panel=TRY)(probing.probe)
 
 

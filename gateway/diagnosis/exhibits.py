@@ -10,7 +10,8 @@ from typing import Final
 from msgspec import Struct
 
 from gateway.proofs import Request
-from gateway.signatures import DIGEST_SIZES, decode_base64, decode_hex
+from gateway.verifiers.encodings import decode_base64, decode_hex
+from gateway.verifiers.keys import DIGEST_SIZES
 
 SIZES: Final = {size: name for name, size in DIGEST_SIZES.items()}
 LONGEST_HEADER: Final = 8192

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 from gateway.diagnosis.cases import Case, Deviation, Key, Secret
 from gateway.schemes import Scheme
-from gateway.signatures import KEY_FORMS
+from gateway.verifiers.keys import KEY_FORMS
 
 PUBLIC_SECRETS: Final = (("Zendesk's test secret", "dGhpc19zZWNyZXRfaXNfZm9yX3Rlc3Rpbmdfb25seQ=="),)
 """Published by the senders, so that anybody can sign with them. Source: developer.zendesk.com/documentation/webhooks/verifying/"""

@@ -21,7 +21,8 @@ from gateway.diagnosis.shared import find_in_the_clear, find_shared
 from gateway.errors import ConfigError
 from gateway.proofs import REASONS, Verdict
 from gateway.schemes import nest_fields, read_scheme
-from gateway.signatures import compute_digest, verify
+from gateway.signatures import verify
+from gateway.verifiers.keys import compute_digest
 
 Found = tuple[Deviation, ...]
 HIDDEN: Final = "•••".encode().decode("latin-1")

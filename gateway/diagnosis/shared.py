@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from gateway.diagnosis.cases import Case, Deviation, Key, Meter
 from gateway.diagnosis.keys import other_keys, own_keys, right_keys
-from gateway.signatures import decode_base64
+from gateway.verifiers.encodings import decode_base64
 
 WORDS: Final = ("Bearer ", "Token ", "token ", "bearer ", "Basic ", "basic ", "HMAC ", "Key ")
 QUOTES: Final = "\"'` \t"

@@ -66,6 +66,7 @@ def test_help_comes_at_once(idle: Machine) -> None:
         "run",
         "send",
         "verify",
+        "doctor",
     ):
         assert f" {command} " in text
 
