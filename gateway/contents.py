@@ -52,10 +52,21 @@ def read_content(app: LiveApp, request: Request, headers: Mapping[str, str]) -> 
 
 
 def stored_values(event_id: str, head: Head, body: bytes, *, contents: bool = False) -> dict[str, Any]:
-    """The `event` of a stored one; `contents` puts the bytes of its files beside them, in base64. Never raises."""
-    content = restore_content(head, body)
+    """The `event` of a stored one; `contents` puts the bytes of its files beside them, in base64. Never raises.
+
+    A replay has the id of the event that it replays: what is made of it must be the same.
+    """
+    first, is_replay = head.replay_of or event_id, head.replay_of is not None
     return event_values(
-        event_id, head.type, head.delivery_id, content, head.headers, head.method, head.query, contents=contents
+        first,
+        head.type,
+        head.delivery_id,
+        restore_content(head, body),
+        head.headers,
+        head.method,
+        head.query,
+        contents=contents,
+        replay=is_replay,
     )
 
 

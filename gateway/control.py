@@ -21,6 +21,7 @@ from gateway.errors import Conflict, GatewayError, NotFound
 from gateway.events import Acceptable, Decision, Head, caller_key, hash_body, new_event_id, session_of
 from gateway.flow import flow_values
 from gateway.hooks import Hook, open_hook
+from gateway.jobs import effects_of
 from gateway.outbox import callbacks_for
 from gateway.plans import relatives
 from gateway.publishing import Publishing
@@ -336,6 +337,7 @@ class Control:
             task=order.task,
             input=order.input,
             metadata=order.metadata,
+            effects=effects_of(event_id, ""),
         )
         decision = Decision(outcome="accepted", scheme="token" if token else "hook")
         head = Head(token_id=token.id if token else None, hook_id=order.hook, decision=decision)

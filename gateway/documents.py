@@ -72,6 +72,7 @@ class EventDocument(msgspec.Struct, frozen=True, kw_only=True):
     hook_id: str | None
     type: str | None
     delivery_id: str | None
+    replay_of: str | None = None
     headers: dict[str, str]
     decision: Decision
     received_at: str | None
@@ -359,6 +360,7 @@ def _event_fields(event_id: str, head: Head, received_at: int, run_ids: list[int
         "hook_id": head.hook_id,
         "type": head.type,
         "delivery_id": head.delivery_id,
+        "replay_of": head.replay_of,
         "headers": head.headers,
         "decision": head.decision,
         "received_at": iso(received_at),

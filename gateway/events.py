@@ -63,6 +63,8 @@ class Head(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     query: dict[str, Any] = {}
     field: str | None = None
     message: dict[str, Any] | None = None
+    replay_of: str | None = None
+    """The event that this one replays: the first one, also where that was asked of a replay."""
     decision: Decision
 
 
@@ -115,6 +117,7 @@ def event_values(
     query: Mapping[str, Any] = NOTHING,
     *,
     contents: bool = False,
+    replay: bool = False,
 ) -> dict[str, Any]:
     """The `event` that expressions see; its files with their bytes in base64 only where `contents` asks for them."""
     envelope = content.envelope or EMPTY
@@ -132,6 +135,7 @@ def event_values(
         "subject": envelope.subject,
         "time": envelope.time,
         "data": envelope.data,
+        "replay": replay,
     }
 
 

@@ -387,6 +387,7 @@ def _values_of(workflow: Workflow, given: Given) -> dict[str, Any]:
             "attempt": 1,
             "session_id": request.session_id,
             "event_id": None,
+            "replay": False,
         },
         "app": {"id": None, "name": None},
         "conversation": {"id": "run_1", "turns": []},

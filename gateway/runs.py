@@ -6,6 +6,7 @@ the dialects translate the words, the command line colours them.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -169,6 +170,10 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     rerun_of: int | None = None
     inherited: dict[str, StepRecord] = {}
     """Steps that a rerun takes over from the run it repeats."""
+    replay_of: str | None = None
+    """The event that was replayed, as it first came, of a run that a replay started or led to."""
+    effects: str | None = None
+    """What its effects go by, that a replay shares; without it they are its own."""
 
 
 HELD = ("queue", "concurrency", "throttle", "debounce", "batch")
@@ -250,6 +255,7 @@ class RunDocument(msgspec.Struct, frozen=True, kw_only=True):
     trigger: str | None
     parent_run_id: int | None = None
     rerun_of: int | None = None
+    replay_of: str | None = None
     attempt: int
     task: str | None
     input: Any
@@ -309,6 +315,7 @@ def fields_of(run: Run, kinds: Mapping[str, str] = NO_KINDS) -> dict[str, Any]:
         "trigger": request.trigger,
         "parent_run_id": None if request.parent is None else request.parent.run_id,
         "rerun_of": request.rerun_of,
+        "replay_of": request.replay_of,
         "attempt": run.attempt,
         "task": request.task,
         "input": request.input,
@@ -348,7 +355,20 @@ def run_values(run: Run) -> dict[str, Any]:
         "attempt": run.attempt,
         "session_id": request.session_id,
         "event_id": request.event_id,
+        "replay": request.replay_of is not None,
     }
+
+
+def effects_root(run: Run) -> str:
+    """What the idempotency keys of a run's steps are made of, so that a replay's are those of the first time.
+
+    The input counts: with another one it is another effect, and a receiver would refuse the old key for it.
+    """
+    request = run.request
+    if request.effects is None:
+        return str(run.id)
+    given = msgspec.json.encode([request.input, request.task, request.metadata], order="sorted")
+    return hashlib.sha256(request.effects.encode() + b":" + given).hexdigest()[:40]
 
 
 def step_state(run: Run, record: StepRecord) -> StepState:

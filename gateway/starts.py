@@ -18,7 +18,8 @@ from gateway.errors import Unprocessable
 from gateway.events import Acceptable, Content, Decision, Head, Verdict, event_values, hash_body, session_of
 from gateway.expressions import Failure
 from gateway.flow import Flow, flow_values
-from gateway.runs import Run, RunRequest, describe, run_values
+from gateway.jobs import effects_of
+from gateway.runs import Run, RunRequest, describe, effects_root, run_values
 from gateway.schedules import LiveSchedule
 from gateway.templates import Template
 from gateway.triggers import check_input
@@ -69,7 +70,10 @@ def start_chained(
     if isinstance(given, str):
         return _event(event_id, kind, told, Decision(outcome="refused", scheme=CHAIN, reason=given, triggers=triggers))
     request = _request(published, event_id, f"on {listener.workflow}", given.input)
-    request = msgspec.structs.replace(request, root=root, depth=depth)
+    heard = (effects_root(ended), kind, str(ended.attempt))
+    effects = effects_of(*heard, published.name, str(listener.index))
+    replayed = ended.request.replay_of
+    request = msgspec.structs.replace(request, root=root, depth=depth, replay_of=replayed, effects=effects)
     decision = Decision(outcome="accepted", scheme=CHAIN, triggers=triggers)
     return _event(event_id, kind, told, decision, request, given.flow)
 
@@ -131,6 +135,7 @@ def _request(published: Published, event_id: str, trigger: str, given: Any) -> R
         event_id=event_id,
         trigger=trigger,
         input=given,
+        effects=effects_of(event_id, trigger),
     )
 
 

@@ -213,7 +213,7 @@ def repeat(run: Run, workflow: Workflow, from_step: str | None) -> Mapping[str, 
 def repetition(run: Run, inherited: Mapping[str, StepRecord], origin: StoredEvent | None, event_id: str) -> Acceptable:
     """The event that starts a repetition of a run: with the bytes and headers of the one that had started it."""
     request = msgspec.structs.replace(
-        run.request, event_id=event_id, parent=None, rerun_of=run.id, inherited=dict(inherited)
+        run.request, event_id=event_id, parent=None, rerun_of=run.id, inherited=dict(inherited), effects=None
     )
     decision = Decision(outcome="accepted", scheme="rerun", reason=f"repeats run {run.id}")
     head = Head(app_id=run.request.app_id, token_id=run.request.token_id, decision=decision)

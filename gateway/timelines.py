@@ -26,6 +26,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     status: str
     step: str | None = None
     attempt: int | None = None
+    replay_of: str | None = None
     output: Any = None
     error: Any = None
 
@@ -68,6 +69,7 @@ def _of_run(run: Run, state: State, at: int, rank: int) -> Entry:
         at=iso(at) or "",
         run_id=run.id,
         status=state,
+        replay_of=run.request.replay_of if rank == MADE else None,
         output=run.output if ended else None,
         error=run.error if ended else None,
     )

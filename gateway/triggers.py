@@ -11,6 +11,7 @@ from gateway.apps import LiveApp, Trigger
 from gateway.errors import Unprocessable
 from gateway.events import Verdict, session_of
 from gateway.expressions import Failure
+from gateway.jobs import effects_of
 from gateway.runs import RunRequest
 from gateway.workflows import Published, Workflow
 
@@ -40,6 +41,7 @@ def start_directly(body: DirectRequest, app_id: int, event_id: str, find: FindWo
         task=body.task,
         input=body.input,
         metadata=body.metadata,
+        effects=effects_of(event_id, ""),
     )
 
 
@@ -58,6 +60,14 @@ def start_by_triggers(
         if verdict.matched:
             requests.append(_request(trigger, app.id, event_id, values, find))
     return requests, verdicts
+
+
+def try_trigger(
+    trigger: Trigger, app_id: int, event_id: str, values: dict[str, Any], find: FindWorkflow
+) -> tuple[Verdict, RunRequest | None]:
+    """What one trigger says to an event, and the run it starts. Raises Unprocessable as `start_by_triggers` does."""
+    verdict = _judge(trigger, values)
+    return verdict, _request(trigger, app_id, event_id, values, find) if verdict.matched else None
 
 
 def _judge(trigger: Trigger, values: dict[str, Any]) -> Verdict:
@@ -85,6 +95,7 @@ def _request(trigger: Trigger, app_id: int, event_id: str, values: dict[str, Any
         event_id=event_id,
         trigger=trigger.name,
         input=given,
+        effects=effects_of(event_id, trigger.name),
     )
 
 

@@ -27,6 +27,7 @@ from gateway.runs import (
     StepState,
     conversation_of,
     describe,
+    effects_root,
     run_values,
     step_of,
 )
@@ -134,6 +135,7 @@ class Execution:
         self._lists: dict[str, list[Any]] = {}
         self._counts: list[str] = []
         self._credits = run.credits
+        self._effects = effects_root(run)
         self._spent = {name: record.credits for name, record in run.steps.items()}
         self._written_at = 0
         # Only a step's end is progress: what ends its worker begins again and again.
@@ -307,7 +309,7 @@ class Execution:
             run_id=self._run.id,
             step_id=unit.id,
             attempt=begun.attempt,
-            key=idempotency_key(self._run.id, unit.step, unit.index),
+            key=idempotency_key(self._effects, unit.step, unit.index),
             seconds=step.step.timeout,
             cap=self._runner.max_output,
             client=self._runner.client,

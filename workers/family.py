@@ -11,8 +11,8 @@ from msgspec import structs
 from gateway.errors import Conflict, NotFound, Unprocessable
 from gateway.events import Acceptable, Decision, Head, hash_body
 from gateway.flow import Flow, flow_values
-from gateway.jobs import child_event
-from gateway.runs import Parent, Run, RunRequest
+from gateway.jobs import child_event, effects_of
+from gateway.runs import Parent, Run, RunRequest, effects_root
 from gateway.service import Storage, insist_on_stored
 from gateway.starts import root_of, too_deep
 from gateway.store.reading import Reader
@@ -98,6 +98,8 @@ def _event(parent: Run, unit_id: str, failed_child: int | None, child: Child, pu
         parent=Parent(parent.id, unit_id) if child.wait else None,
         root=root_of(parent.request),
         depth=parent.request.depth + 1,
+        replay_of=parent.request.replay_of,
+        effects=effects_of(effects_root(parent), unit_id),
     )
     head = Head(
         app_id=parent.request.app_id,

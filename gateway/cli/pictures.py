@@ -44,6 +44,8 @@ def _facts(run: dict[str, Any]) -> list[tuple[str, str]]:
         facts.append(("attempt", str(run["attempt"])))
     if run["rerun_of"]:
         facts.append(("repeats", f"run {run['rerun_of']}"))
+    if run.get("replay_of"):
+        facts.append(("replay", f"of event {run['replay_of']}"))
     if run["trigger"]:
         facts.append(("trigger", run["trigger"]))
     if run["depth"]:

@@ -53,7 +53,8 @@ def _changes(document: dict[str, Any], seen: dict[str, Any]) -> list[dict[str, A
     if seen["run"] != document["status"]:
         seen["run"] = document["status"]
         change = {
-            name: document[name] for name in ("run_id", "status", "started_at", "completed_at", "duration_ms", "error")
+            name: document[name]
+            for name in ("run_id", "status", "replay_of", "started_at", "completed_at", "duration_ms", "error")
         }
         changes.insert(0 if document["status"] not in TERMINAL else len(changes), change)
     return changes
@@ -66,4 +67,6 @@ def _line(change: dict[str, Any]) -> str:
         attempt = f"attempt {change['attempt']}" if change["attempt"] else ""
         return f"  {coloured(change['status'])}  {change['step']}  {attempt}  {took(change['duration_ms'])}{note}"
     when = local_time(change["completed_at"] or change["started_at"])
+    if change["replay_of"]:
+        note = f"  replays event {change['replay_of']}{note}"
     return f"[bold]run {change['run_id']}[/bold]  {coloured(change['status'])}  {when}  {took(change['duration_ms'])}{note}"

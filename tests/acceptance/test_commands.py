@@ -18,7 +18,7 @@ from tests.acceptance.machine import CI_SECRET, Listener, Machine, order, orqo_h
 
 RUN_FIELDS = {
     "run_id", "workflow_run_id", "workflow_id", "workflow", "status", "session_id", "app_id", "event_id",
-    "conversation_id", "credits", "trigger", "parent_run_id", "rerun_of", "root", "depth",
+    "conversation_id", "credits", "trigger", "parent_run_id", "rerun_of", "replay_of", "root", "depth",
     "attempt", "task", "input", "metadata", "output", "error", "created_at", "started_at", "completed_at",
     "duration_ms", "steps", "callbacks",
 }  # fmt: skip
