@@ -4,7 +4,7 @@ Follow one event from door to callback. `web.receiver` reads its bytes, and `ser
 sent them, `handshakes` whether they only ask something, `triggers` which workflows they start, `flow` what may hold those
 runs back; `store.accepting` writes event and runs down in one script, and only then is it answered. Other starts take the
 same way in: `control` for the APIs and the dialects, `starts` for the clock and for the ends of other runs, `steering` for
-repetitions, `workers.family` for steps.
+repetitions, `replaying` for events that came before, `workers.family` for steps.
 
 `workers.dispatcher` claims a run when its turn has come. `workers.execute` then goes round: `plans` decides from what is
 recorded what comes next (`waits` for steps that no worker does), `workers.attempts` does one step, and `store.records`

@@ -22,11 +22,13 @@ from gateway.egress import read_policy
 from gateway.errors import GatewayError
 from gateway.management import Management
 from gateway.metrics import Metrics
+from gateway.replaying import Replayer
 from gateway.secrets import read_master_keys
 from gateway.service import Service
 from gateway.settings import Settings, read_settings
 from gateway.store.accepting import Acceptor
 from gateway.store.answers import Answers
+from gateway.store.auditing import Audit
 from gateway.store.catalog import Catalog
 from gateway.store.connection import Redis, check_server, connect
 from gateway.store.keys import Keys
@@ -35,6 +37,7 @@ from gateway.store.reading import Reader
 from gateway.store.records import Records
 from gateway.store.refusals import Refusals
 from gateway.store.registry import Registry
+from gateway.store.scanning import Scanner
 from gateway.store.uses import Uses
 from gateway.store.waiting import Waiters
 from gateway.web import api
@@ -153,6 +156,7 @@ class House:
             control=control,
             management=management,
             listing=Listing(self._redis, keys),
+            replayer=new_replayer(settings, self._registry, self._accepting, keys, catalog.audit),
             gatekeeper=Gatekeeper(self._registry, note=self._uses.note),
             repeats=Repeats(Answers(self._redis, keys, sealing)),
             max_body=settings.max_body,
@@ -210,4 +214,18 @@ def new_acceptor(settings: Settings, redis: Redis, keys: Keys, max_queue: int | 
         max_queue=settings.max_queue if max_queue is None else max_queue,
         window_ms=int(settings.dedupe_days * DAY_MS),
         durability=settings.durability,
+    )
+
+
+def new_replayer(settings: Settings, registry: Registry, redis: Redis, keys: Keys, audit: Audit) -> Replayer:
+    """What replays events by these settings."""
+    return Replayer(
+        registry,
+        # What comes in now must find room, however much is replayed.
+        new_acceptor(settings, redis, keys, max(1, settings.max_queue // 2)),
+        Reader(redis, keys),
+        Scanner(redis, keys),
+        audit,
+        costs=read_costs(settings.step_costs),
+        max_depth=settings.max_depth,
     )

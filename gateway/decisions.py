@@ -56,6 +56,31 @@ class Directory(Protocol):
     def definition_at_hand(self, digest: str) -> Workflow | None: ...
 
 
+class Known(Protocol):
+    """What is known of an event when it is decided: a request that just came, or what is stored of one."""
+
+    @property
+    def app(self) -> LiveApp: ...
+
+    @property
+    def event_id(self) -> str: ...
+
+    @property
+    def direct(self) -> DirectRequest | None: ...
+
+    @property
+    def values(self) -> dict[str, Any]: ...
+
+
+class Start(msgspec.Struct, frozen=True):
+    """What an event starts: the runs, what each trigger said, what controls the runs' flow, and who pays."""
+
+    requests: list[RunRequest]
+    verdicts: list[Verdict]
+    flows: list[Flow | None]
+    payment: Payment | None
+
+
 class Arrival:
     """One proven request of an app, read: what it holds, what names it, and what expressions see of it."""
 
@@ -174,7 +199,12 @@ class Decider:
             requests=[],
         )
 
-    def _start(self, arrival: Arrival) -> tuple[list[RunRequest], list[Verdict]]:
+    def decide_anew(self, known: Known) -> Start:
+        """What a stored event starts by what is published now. Raises Unprocessable or BadRequest."""
+        requests, verdicts = self._start(known)
+        return Start(requests, verdicts, self._flows(known, requests), self._payment(known.app, requests))
+
+    def _start(self, arrival: Known) -> tuple[list[RunRequest], list[Verdict]]:
         app = arrival.app
         if arrival.direct is not None:
             return [start_directly(arrival.direct, app.id, arrival.event_id, self._find)], []
@@ -199,7 +229,7 @@ class Decider:
             return [], msgspec.structs.replace(decision, outcome="parked", reason=reason)
         return [msgspec.structs.replace(each, root=hop.root, depth=depth) for each in requests], decision
 
-    def _flows(self, arrival: Arrival, requests: list[RunRequest]) -> list[Flow | None]:
+    def _flows(self, arrival: Known, requests: list[RunRequest]) -> list[Flow | None]:
         """What controls the flow of each run; nothing where no workflow says anything."""
         found = [self._directory.definition_at_hand(request.digest) for request in requests]
         if all(workflow is None or workflow.flow is None for workflow in found):

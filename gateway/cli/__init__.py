@@ -17,6 +17,7 @@ from gateway.cli import (
     publishing,
     reconciling,
     rehearsing,
+    replaying,
     sending,
     serving,
 )
@@ -64,6 +65,7 @@ looking.runs.command("approve")(acting.approve)
 looking.runs.command("reject")(acting.reject)
 looking.runs.command("approve-link")(acting.approve_link)
 app.add_typer(looking.runs, name="run", rich_help_panel=LOOK)
+app.add_typer(replaying.events, name="event", rich_help_panel=LOOK)
 app.add_typer(looking.callbacks, name="callback", rich_help_panel=LOOK)
 app.add_typer(auditing.audit, name="audit", rich_help_panel=LOOK)
 app.command("send", rich_help_panel=TRY)(sending.send)

@@ -148,6 +148,9 @@ def _request(request: RunRequest, flow: Flow | None, lane: str) -> list[Any]:
 def _lane_of(event: Acceptable) -> str:
     """Whose turn an event's runs take in the queue: each app, token and hook has its own."""
     head = event.head
+    if head.replay_of is not None:
+        # However many are replayed, what comes in now has its turn between them.
+        return "replay"
     if head.app_id is not None:
         return f"app {head.app_id}"
     if head.token_id is not None:

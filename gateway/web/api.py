@@ -10,6 +10,7 @@ from gateway.web.api_apps import APPS
 from gateway.web.api_audit import AUDIT
 from gateway.web.api_hooks import HOOKS
 from gateway.web.api_lists import LISTS
+from gateway.web.api_replays import REPLAYS
 from gateway.web.api_runs import RUNS
 from gateway.web.api_steering import STEERING
 from gateway.web.api_tokens import TOKENS
@@ -26,5 +27,5 @@ API = Dialect(
     refuse=refuse,
     media_type="application/problem+json",
     keyed=True,
-    endpoints=(*RUNS, *STEERING, *LISTS, *WORKFLOWS, *APPS, *HOOKS, *TOKENS, *AUDIT),
+    endpoints=(*RUNS, *STEERING, *REPLAYS, *LISTS, *WORKFLOWS, *APPS, *HOOKS, *TOKENS, *AUDIT),
 )

@@ -22,6 +22,7 @@ from gateway.control import Control, Order, Started
 from gateway.errors import BadRequest, GatewayError, MethodNotAllowed, NotFound, Timeout, TooLarge, Unavailable
 from gateway.hooks import is_hook_id
 from gateway.management import Management
+from gateway.replaying import Replayer
 from gateway.runs import Run
 from gateway.store.connection import MISTAKES
 from gateway.store.listing import Listing
@@ -60,6 +61,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     control: Control
     management: Management
     listing: Listing
+    replayer: Replayer
     headers: Headers = ()
     receive: Receive | None = None
 
@@ -126,6 +128,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
 
     `where` is the type of the path's parameters: what is not of it is not found. `media` is the answer's media type.
 
+    `many`: it starts any number of runs, and the answer is a list of them.
+
     `shared`: another dialect has the same path and answers for all other methods.
     """
 
@@ -146,11 +150,12 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     refuses: tuple[int, ...] = ()
     media: str = "application/json"
     shared: bool = False
+    many: bool = False
 
     @property
     def starts(self) -> bool:
         """Whether it starts a run: then the script that stores the run judges the caller's key."""
-        return self.scope in (None, "runs:start") and self.status == 201
+        return self.scope in (None, "runs:start") and (self.status == 201 or self.many)
 
 
 class Dialect(msgspec.Struct, frozen=True, kw_only=True):
@@ -178,6 +183,7 @@ class Parts(msgspec.Struct, frozen=True):
     control: Control
     management: Management
     listing: Listing
+    replayer: Replayer
     gatekeeper: Gatekeeper
     repeats: Repeats
     max_body: int
@@ -257,6 +263,7 @@ class Desk:
             control=self._parts.control,
             management=self._parts.management,
             listing=self._parts.listing,
+            replayer=self._parts.replayer,
             headers=scope["headers"],
             receive=receive,
         )
@@ -286,7 +293,7 @@ class Desk:
 
     def _key(self, endpoint: Endpoint, scope: Scope) -> str | None:
         key = read_key(endpoint, scope)
-        if key is not None and self._dialect.repeats(endpoint) and not re.fullmatch(KEY_FORM, key):
+        if key is not None and (self._dialect.repeats(endpoint) or endpoint.many) and not re.fullmatch(KEY_FORM, key):
             message = "idempotency-key takes printable ASCII without spaces"
             raise BadRequest(message)
         return key

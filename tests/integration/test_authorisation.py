@@ -76,6 +76,8 @@ ROUTES: dict[str, Touch] = {
     "POST /api/v1/runs/{run_id}/rerun": Touch("/api/v1/runs/{run}/rerun", {}, narrows=True),
     "GET /api/v1/events": Touch("/api/v1/events", listed=True),
     "GET /api/v1/events/{event_id}": Touch("/api/v1/events/{event}", narrows=True),
+    "POST /api/v1/events/{event_id}/replay": Touch("/api/v1/events/{event}/replay", {}, narrows=True),
+    "POST /api/v1/events/replay": Touch("/api/v1/events/replay", {"since": "0", "dry_run": True}, listed=True),
     "GET /api/v1/callbacks": Touch("/api/v1/callbacks", listed=True),
     "GET /api/v1/callbacks/{callback_id}": Touch("/api/v1/callbacks/{callback}", narrows=True),
     "GET /api/v1/workflows": Touch("/api/v1/workflows", listed=True),
@@ -336,7 +338,9 @@ async def look_at_list(stage: Stage, dialect: Dialect, endpoint: Endpoint) -> No
     where, found, sizes = name_of(endpoint), {}, {}
     for kind in ("", "@this", "@other", "@other app"):
         headers = credential(dialect, stage.tokens[f"{endpoint.scope}{kind}"])
-        found[kind] = (await stage.api.client.get(ROUTES[where].path, headers=headers)).text
+        content = write_body(ROUTES[where].body)
+        answer = await stage.api.client.request(endpoint.method, ROUTES[where].path, content=content, headers=headers)
+        found[kind] = answer.text
         listed = msgspec.json.decode(found[kind])
         sizes[kind] = len(listed if isinstance(listed, list) else listed["data"])
     assert "hidden" not in found["@this"], where

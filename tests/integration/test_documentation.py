@@ -36,6 +36,7 @@ BEYOND_SCHEMAS = {
     "POST /api/executeWorkflow",
     "POST /api/executeWorkflowBackground",
     "POST /api/v1/apps",
+    "POST /api/v1/events/replay",
 }
 """Where 400 or 422 is right for what a JSON Schema can't tell: no definition or graph, 1.0, a version that isn't there, a
 callback's URL that leads inside.
