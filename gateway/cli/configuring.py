@@ -141,23 +141,52 @@ def apply(file: File = None, json: Json = False) -> None:
     _show_changes(with_store(work), warn_of_loops(configuration), json)
 
 
-def plan(file: File = None, json: Json = False) -> None:
-    """Say what `apply` would add, change and remove, and change nothing."""
+def plan(
+    file: File = None,
+    since: Annotated[
+        str | None, typer.Option(help="Push the events stored since then through both: 7d, or a time (ISO 8601).")
+    ] = None,
+    app: Annotated[str | None, typer.Option(help="Only events of this app, by id or name.")] = None,
+    limit: Annotated[int, typer.Option(help="How many events, at most, the newest.", min=1)] = 10_000,
+    exit_code: Annotated[
+        bool, typer.Option("--exit-code", help="Exit with 1 if anything differs; with --since, if an event does.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Say what `apply` would add, change and remove, and, since a time, do to the events that came. Change nothing."""
     from gateway.advice import warn_of_loops
+    from gateway.cli.backtesting import backtest, draw_backtest
+    from gateway.cli.replaying import read_moment
     from gateway.configuration import read_configuration
+    from gateway.documents import plain
 
     _, text, settings = _read(file)
+    begin = read_moment("--since", since, time.time())
+    if begin is None and app is not None:
+        fail("--app goes with --since", code=2)
     with plainly():
         configuration = read_configuration(text, settings.python_modules)
-    changes = with_store(lambda shard: shard.catalog.preview(configuration))
-    _show_changes(changes, warn_of_loops(configuration), json)
+
+    async def work(shard: Shard) -> tuple[Any, Any]:
+        changes = await shard.catalog.preview(configuration)
+        return changes, None if begin is None else await backtest(shard, configuration, begin, app, limit)
+
+    changes, found = with_store(work)
+    _show_changes(changes, warn_of_loops(configuration), json, {} if found is None else {"events": plain(found)})
+    if found is not None and not json:
+        draw_backtest(out(), found)
+    if exit_code and (changes if found is None else found.differs):
+        raise typer.Exit(1)
 
 
-def _show_changes(changes: Any, warnings: list[str], json: bool) -> None:
+def _show_changes(changes: Any, warnings: list[str], json: bool, more: dict[str, Any] | None = None) -> None:
     for warning in warnings:
         sys.stderr.write(f"warning: {warning}\n")
     if json:
-        print_json({"added": changes.added, "changed": changes.changed, "removed": changes.removed})
+        print_json(
+            {"added": changes.added, "changed": changes.changed, "removed": changes.removed}
+            | ({} if more is None else more)
+        )
         return
     for word, colour in (("added", "green"), ("changed", "yellow"), ("removed", "red")):
         for name in getattr(changes, word):
