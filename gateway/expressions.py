@@ -43,15 +43,16 @@ class Failure(Struct, frozen=True):
 class Expression:
     """A compiled expression; make one with `compile_expression`.
 
-    `names` are the names of its scope that it uses, `steps` the ids in `steps.<id>` and `steps["id"]`;
-    an id that is computed (`steps[input.name]`) can't be known and is not among them. `asks_contents` is false where it
-    surely reads no bytes of an event's files.
+    `paths` are the places of the data that it reads, `names` the names of its scope that it uses, `steps` the ids in
+    `steps.<id>` and `steps["id"]`; an id that is computed (`steps[input.name]`) can't be known and is not among them.
+    `asks_contents` is false where it surely reads no bytes of an event's files.
     """
 
-    __slots__ = ("_limited", "_path", "_program", "_wanted", "asks_contents", "names", "source", "steps")
+    __slots__ = ("_limited", "_path", "_program", "_wanted", "asks_contents", "names", "paths", "source", "steps")
 
     def __init__(self, source: str, program: Any, tree: Tree, scope: Scope) -> None:
         self.source = source
+        self.paths = frozenset(tree.paths)
         self.names = frozenset(path[0] for path in tree.paths).intersection(scope.value)
         self.steps = frozenset(path[1] for path in tree.paths if path[0] == "steps" and len(path) > 1)
         self.asks_contents = tree.asks_contents
