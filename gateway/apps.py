@@ -21,6 +21,7 @@ from gateway.kinds import REQUIRED_BY_APPS
 from gateway.media import JSON, USUAL, check_types, is_taken
 from gateway.reconciling import ReconcileSettings, check_reconcile
 from gateway.responses import Response, ResponseSettings
+from gateway.rules import KeptSecret, KeptTrigger, Rules, fingerprint_of, use_name, write_rules
 from gateway.runs import LARGEST_ID
 from gateway.secrets import HANDED_OVER, SHORTEST, SecretRef
 from gateway.signatures import PRESETS, Scheme, check_secret, read_scheme
@@ -131,7 +132,8 @@ class LiveApp:
     """An app ready to judge requests: scheme read, secrets at hand, expressions compiled.
 
     `problem` says why it refuses everything: no `verify`, a secret that is missing, empty or too short.
-    `sender` is the name of its preset. Where there is an `adapter`, that verifies and parses, with these `credentials`.
+    `sender` is the name of its preset, `rules` the digest of how it judges, `uses` under which names the uses of its
+    secrets are counted. Where there is an `adapter`, that verifies and parses, with these `credentials`.
     `waiting` is true while its sender has yet to hand over the secret.
     """
 
@@ -142,6 +144,8 @@ class LiveApp:
         self.adapter = app.adapter if isinstance(app.adapter, AdapterSettings) else None
         self.sender = read_sender(app.verify)
         self.scheme, references = read_verify(app)
+        self.rules = write_rules(rules_of(app))[0]
+        self.uses = tuple(use_name(app.id, fingerprint_of(each)) for each in references)
         self.secrets, self.problem = _gather_secrets(app, self.scheme, references, resolve)
         self.only_by_token = self.scheme is not None and self.scheme.kind == "url"
         self._signed_url = app.public_url if self.scheme is not None and self.scheme.uses_url else None
@@ -166,6 +170,21 @@ class LiveApp:
     def shared_secrets(self) -> tuple[str, ...]:
         """The secrets that only the sender has as well: none where they are public keys, with which anybody could sign."""
         return () if self.scheme is not None and self.scheme.is_public else self.secrets
+
+    @property
+    def known_secrets(self) -> tuple[str, ...]:
+        """Everything of this app that must not be shown."""
+        asked = None if self.handshake is None else self.handshake.facts.verify_token
+        token = self.app.token if self.only_by_token else None
+        found = (
+            *self.shared_secrets,
+            *self.credentials.values(),
+            asked,
+            token,
+            self.callback_secret,
+            self.reconcile_token,
+        )
+        return tuple(each for each in found if each)
 
     def url_of(self, seen: str) -> str:
         """The URL that this sender signs: the `public_url` it was given, with the query that came; else the one `seen`.
@@ -214,6 +233,27 @@ def read_verify(app: App) -> tuple[Scheme | None, list[SecretRef]]:
         message = "verify names no secret: add `secrets: [{env: NAME}]`, or write `verify: none` to accept anyone"
         raise ConfigError(message, path="verify")
     return scheme, secrets
+
+
+def rules_of(app: App) -> Rules:
+    """The rules by which an app judges now."""
+    try:
+        scheme, secrets = read_verify(app)
+    except ConfigError:
+        scheme, secrets = None, []
+    written: Any = app.verify
+    if isinstance(app.verify, dict):
+        written = {name: value for name, value in app.verify.items() if name != "secrets"}
+        written = written["scheme"] if set(written) == {"scheme"} else written
+    elif scheme is not None and app.receive_config is not None:
+        written = {name: getattr(scheme, name) for name in ("kind", "header", "alg", "prefix")}
+    return Rules(
+        scheme=written,
+        secrets=[KeptSecret(each.label, fingerprint_of(each)) for each in secrets],
+        triggers=[KeptTrigger(each.name, each.when, each.workflow) for each in app.triggers],
+        dedupe=app.dedupe,
+        adapter="url" if isinstance(app.adapter, AdapterSettings) else app.adapter,
+    )
 
 
 def _read_receive_config(app: App, config: ReceiveConfig) -> tuple[Scheme, list[SecretRef]]:

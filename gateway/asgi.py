@@ -20,6 +20,7 @@ from gateway.credits import read_costs
 from gateway.dialects import arcee, arkai, eai, orqo
 from gateway.egress import read_policy
 from gateway.errors import GatewayError
+from gateway.inquiries import Inquiry
 from gateway.management import Management
 from gateway.metrics import Metrics
 from gateway.replaying import Replayer
@@ -35,9 +36,10 @@ from gateway.store.keys import Keys
 from gateway.store.listing import Listing
 from gateway.store.reading import Reader
 from gateway.store.records import Records
-from gateway.store.refusals import Refusals
+from gateway.store.refusals import Refusals, Refused
 from gateway.store.registry import Registry
 from gateway.store.scanning import Scanner
+from gateway.store.secret_uses import SecretUses
 from gateway.store.uses import Uses
 from gateway.store.waiting import Waiters
 from gateway.web import api
@@ -117,6 +119,7 @@ class House:
         catalog = Catalog(self._redis, keys)
         self._registry = Registry(self._redis, catalog, keys.named("changed"), sealing)
         self._uses = Uses(self._redis, keys)
+        self._secret_uses = SecretUses(self._redis, keys)
         self._refusals = Refusals(self._redis, keys)
         metrics = Metrics()
         self._waiters = Waiters(self._redis, keys, limit=settings.max_waiters, tell=metrics.show_waiters)
@@ -133,6 +136,7 @@ class House:
             keeper=management,
             costs=costs,
             max_depth=settings.max_depth,
+            note=self._secret_uses.note,
         )
         limits = Limits(settings.max_body, settings.body_timeout)
         self.receiver = Receiver(service, orqo, metrics, limits, self._refusals)
@@ -157,6 +161,7 @@ class House:
             management=management,
             listing=Listing(self._redis, keys),
             replayer=new_replayer(settings, self._registry, self._accepting, keys, catalog.audit),
+            inquiry=Inquiry(reader, Refused(self._redis, keys)),
             gatekeeper=Gatekeeper(self._registry, note=self._uses.note),
             repeats=Repeats(Answers(self._redis, keys, sealing)),
             max_body=settings.max_body,
@@ -180,6 +185,7 @@ class House:
             await self._waiters.close()
             await self._refusals.close()
             await self._uses.close()
+            await self._secret_uses.close()
             await self._accepting.aclose()
             await self._redis.aclose()
 

@@ -166,7 +166,14 @@ class Decider:
             signed_id=arrival.signed_id,
         )
         decision = Decision(
-            outcome="accepted" if requests else "ignored", scheme=proof.kind, secret=proof.secret, triggers=verdicts
+            outcome="accepted" if requests else "ignored",
+            scheme=proof.kind,
+            secret=proof.secret,
+            dedupe=_known_by(arrival, keys),
+            triggers=verdicts,
+            rules=app.rules,
+            signed_at=proof.signed_at,
+            age=proof.age,
         )
         requests, decision = self._place(app, request, requests, decision)
         return Acceptable(
@@ -253,6 +260,13 @@ class Decider:
             message = f"workflow_id: there is no workflow {name!r}"
             raise Unprocessable(message, path="workflow_id")
         return published, workflow
+
+
+def _known_by(arrival: Arrival, keys: list[str]) -> str | None:
+    """What it is remembered by, `id`, `key`, `body`, `cel`; nothing where its scheme and its id say that already."""
+    if arrival.delivery_id is not None and (len(keys) == 1 or not arrival.proof.scheme.signed_id):
+        return None
+    return " ".join(key.split(":")[1] for key in keys) or None
 
 
 def _head(arrival: Arrival, decision: Decision) -> Head:

@@ -1,23 +1,22 @@
-"""What we show of apps, hooks, workflows, events, callbacks and tokens: one definition for the commands and the API. Silent.
+"""What we show of apps, hooks, workflows, callbacks and tokens: one definition for the commands and the API. Silent.
 
 Times are ISO 8601 in UTC, durations milliseconds. The documents of runs and steps stand beside runs.
 """
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
 
 from gateway.adapters import AdapterSettings
-from gateway.apps import App, read_verify
+from gateway.apps import App, read_verify, rules_of
 from gateway.callbacks import Attempt, Callback
 from gateway.credits import Balance
-from gateway.events import Decision, Head
 from gateway.hooks import Hook
 from gateway.registrations import Registration
+from gateway.rules import NO_USES, KeptSecret, SecretUse, use_name
 from gateway.runs import CallbackState, Run, RunDocument, fields_of, iso
 from gateway.schedules import LiveSchedule, compile_schedules
 from gateway.tokens import Token
@@ -61,29 +60,6 @@ class WholeRun(RunDocument, frozen=True, kw_only=True):
     """A run with all steps of its workflow and its callbacks."""
 
     callbacks: list[CallbackDocument]
-
-
-class EventDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """A verified delivery: who sent it, what was decided, which runs it started."""
-
-    event_id: str
-    app_id: int | None
-    token_id: str | None
-    hook_id: str | None
-    type: str | None
-    delivery_id: str | None
-    replay_of: str | None = None
-    headers: dict[str, str]
-    decision: Decision
-    received_at: str | None
-    run_ids: list[int]
-
-
-class WholeEvent(EventDocument, frozen=True, kw_only=True):
-    """An event with its bytes as received: `body` where they are text, else `body_base64`."""
-
-    body: str | None
-    body_base64: str | None
 
 
 class WorkflowDocument(msgspec.Struct, frozen=True, kw_only=True):
@@ -168,8 +144,17 @@ class NewHook(HookDocument, frozen=True, kw_only=True):
     url: str
 
 
+class SecretUseDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """How often a secret proved a sender, since when, and when last: a few seconds late."""
+
+    secret: str
+    count: int
+    since: str | None
+    last_used_at: str | None
+
+
 class AppDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """A registered sender. `secrets` says where each is kept, never what it is."""
+    """A registered sender. `secrets` says where each is kept, never what it is; `secret_uses` which are in use."""
 
     id: int
     name: str
@@ -180,6 +165,7 @@ class AppDocument(msgspec.Struct, frozen=True, kw_only=True):
     adapter: str | None
     scheme: str | None
     secrets: list[str]
+    secret_uses: list[SecretUseDocument]
     triggers: list[str]
     callback_url: str | None
     dedupe: str | None
@@ -238,18 +224,6 @@ def describe_whole_callback(callback: Callback) -> WholeCallback:
     return WholeCallback(**_callback_fields(callback), body=msgspec.json.decode(callback.body))
 
 
-def describe_event(event_id: str, head: Head, received_at: int, run_ids: list[int]) -> EventDocument:
-    return EventDocument(**_event_fields(event_id, head, received_at, run_ids))
-
-
-def describe_whole_event(event_id: str, head: Head, received_at: int, run_ids: list[int], body: bytes) -> WholeEvent:
-    fields = _event_fields(event_id, head, received_at, run_ids)
-    try:
-        return WholeEvent(**fields, body=body.decode(), body_base64=None)
-    except UnicodeDecodeError:
-        return WholeEvent(**fields, body=None, body_base64=base64.b64encode(body).decode())
-
-
 def describe_workflow(published: Published) -> WorkflowDocument:
     return WorkflowDocument(**_workflow_fields(published))
 
@@ -287,15 +261,17 @@ def describe_difference(found: Difference) -> DifferenceDocument:
     )
 
 
-def describe_app(app: App, balance: Balance | None = None) -> AppDocument:
-    """An app's document. Raises ConfigError when its `verify` can't be read."""
-    return AppDocument(**_app_fields(app, balance))
+def describe_app(app: App, balance: Balance | None = None, uses: Mapping[str, SecretUse] = NO_USES) -> AppDocument:
+    """An app's document; `uses` are those of its secrets, by `use_name`. Raises ConfigError for a `verify` unread."""
+    return AppDocument(**_app_fields(app, balance, uses))
 
 
-def describe_new_app(made: Registration, balance: Balance | None = None) -> NewApp:
+def describe_new_app(
+    made: Registration, balance: Balance | None = None, uses: Mapping[str, SecretUse] = NO_USES
+) -> NewApp:
     """An app with its new secrets. Raises ConfigError when its `verify` can't be read."""
     callback_secret = msgspec.UNSET if made.callback_secret is None else made.callback_secret
-    return NewApp(**_app_fields(made.app, balance), secret=made.secret, callback_secret=callback_secret)
+    return NewApp(**_app_fields(made.app, balance, uses), secret=made.secret, callback_secret=callback_secret)
 
 
 def describe_hook(hook: Hook) -> HookDocument:
@@ -352,22 +328,6 @@ def _describe_attempt(attempt: Attempt) -> AttemptDocument:
     )
 
 
-def _event_fields(event_id: str, head: Head, received_at: int, run_ids: list[int]) -> dict[str, Any]:
-    return {
-        "event_id": event_id,
-        "app_id": head.app_id,
-        "token_id": head.token_id,
-        "hook_id": head.hook_id,
-        "type": head.type,
-        "delivery_id": head.delivery_id,
-        "replay_of": head.replay_of,
-        "headers": head.headers,
-        "decision": head.decision,
-        "received_at": iso(received_at),
-        "run_ids": run_ids,
-    }
-
-
 def _workflow_fields(published: Published) -> dict[str, Any]:
     return {
         "workflow_id": published.id,
@@ -392,7 +352,22 @@ def _version_fields(version: Version) -> dict[str, Any]:
     }
 
 
-def _app_fields(app: App, balance: Balance | None) -> dict[str, Any]:
+def uses_of(apps: Sequence[App]) -> list[str]:
+    """Under which names the uses of these apps' secrets are counted."""
+    return [use_name(app.id, each.fingerprint) for app in apps for each in rules_of(app).secrets]
+
+
+def _describe_use(app: App, secret: KeptSecret, uses: Mapping[str, SecretUse]) -> SecretUseDocument:
+    use = uses.get(use_name(app.id, secret.fingerprint))
+    return SecretUseDocument(
+        secret=secret.label,
+        count=0 if use is None else use.count,
+        since=None if use is None or use.since is None else iso(use.since * 1000),
+        last_used_at=None if use is None or use.last is None else iso(use.last * 1000),
+    )
+
+
+def _app_fields(app: App, balance: Balance | None, uses: Mapping[str, SecretUse]) -> dict[str, Any]:
     scheme, secrets = read_verify(app)
     by_token = scheme is not None and scheme.kind == "url"
     return {
@@ -405,6 +380,7 @@ def _app_fields(app: App, balance: Balance | None) -> dict[str, Any]:
         "adapter": app.adapter.url if isinstance(app.adapter, AdapterSettings) else app.adapter,
         "scheme": _name_scheme(app),
         "secrets": [reference.label for reference in secrets],
+        "secret_uses": [_describe_use(app, each, uses) for each in rules_of(app).secrets],
         "triggers": [trigger.name for trigger in app.triggers],
         "callback_url": app.callback.url if app.callback else None,
         "dedupe": app.dedupe,

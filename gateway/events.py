@@ -42,6 +42,11 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     dedupe: str | None = None
     hop: str | None = None
     triggers: list[Verdict] = []
+    rules: str | None = None
+    """The digest of the rules by which the app judged."""
+    signed_at: float | None = None
+    """When it says it was signed (unix seconds), where its headers say so; `age` is how long ago that was then."""
+    age: float | None = None
     skipped: list[int] = []
     """The runs in whose favour it started none: they had not ended, and their workflow says `on_conflict: skip`."""
 
@@ -203,6 +208,11 @@ def caller_key(owner: str, key: str) -> str:
 def id_key(app_id: int, delivery: str) -> str:
     """The key under which the sender's own id of a delivery is remembered."""
     return _key(app_id, "id", delivery)
+
+
+def keys_named(app_id: int, name: str) -> list[str]:
+    """The keys under which a delivery may be remembered that its sender calls so."""
+    return [_key(app_id, "id", name), _key(app_id, "key", name)]
 
 
 def _body_key(app: LiveApp, content: bytes) -> str:

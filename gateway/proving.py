@@ -9,6 +9,7 @@ import msgspec
 from gateway.apps import LiveApp
 from gateway.challenges import Challenge
 from gateway.errors import Unauthorized, Unavailable
+from gateway.refused import read_signed_time
 from gateway.signatures import PRESETS, Request, Scheme, Verdict, verify
 from gateway.verifiers.fetched import find_address
 
@@ -28,12 +29,17 @@ class KeyFinder(Protocol):
 
 
 class Proof(msgspec.Struct, frozen=True):
-    """Why a request is believed: a scheme and which secret, or an adapter, and the message it made of it."""
+    """Why a request is believed: a scheme and which secret, or an adapter, and the message it made of it.
+
+    `signed_at` is when its headers say it was signed, `age` how long ago that is (seconds).
+    """
 
     scheme: Scheme
     kind: str
     secret: int | None = None
     message: dict[str, Any] | None = None
+    signed_at: float | None = None
+    age: float | None = None
 
 
 class Prover:
@@ -58,7 +64,10 @@ class Prover:
         verdict = verify(app.scheme, secrets, request, now)
         if not verdict.valid:
             raise Unauthorized(reason=verdict.reason)
-        return Proof(app.scheme, app.scheme.kind, verdict.secret if app.secrets else None)
+        signed = read_signed_time(app.scheme, request, looks_inside=False)
+        age = None if signed is None else round(now - signed, 3)
+        secret = verdict.secret if app.secrets else None
+        return Proof(app.scheme, app.scheme.kind, secret, signed_at=signed, age=age)
 
     async def _fetch_key(self, scheme: Scheme, request: Request) -> tuple[str, ...]:
         """The key of a sender that serves it, where the app has pinned none. Nothing is fetched for a foreign address."""

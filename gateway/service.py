@@ -103,7 +103,7 @@ class Receipt(msgspec.Struct, frozen=True):
 
 
 class Service:
-    """Judges requests and stores what they start. Time and chance are handed in."""
+    """Judges requests and stores what they start. Time and chance are handed in; `note` is told each secret's use."""
 
     def __init__(
         self,
@@ -118,6 +118,7 @@ class Service:
         max_depth: int = 16,
         clock: Callable[[], float] = time.time,
         noise: Callable[[int], bytes] = os.urandom,
+        note: Callable[[str, float], None] = lambda _name, _now: None,
     ) -> None:
         self._directory = directory
         self._storage = storage
@@ -127,6 +128,7 @@ class Service:
         self._decider = Decider(directory, costs, max_depth)
         self._clock = clock
         self._noise = noise
+        self._note = note
 
     def open_door(self, name: str) -> LiveApp:
         """The app that may receive under this id or token. Raises NotFound or Forbidden."""
@@ -169,6 +171,8 @@ class Service:
         proof = await self._prover.prove(app, request, now)
         if isinstance(proof, Challenge):
             return proof
+        if proof.secret is not None:
+            self._note(app.uses[proof.secret], now)
         if handshake is not None:
             secret = None if proof.secret is None else app.secrets[proof.secret]
             if challenge := handshake.reply(request, secret):
@@ -271,4 +275,4 @@ def insist_on_stored(stored: Stored) -> None:
         raise RateLimited(message, retry_after=seconds)
     if stored.outcome == "conflict":
         message = f"this key came before with another body, as event {stored.event_id}"
-        raise Conflict(message)
+        raise Conflict(message, event_id=stored.event_id)

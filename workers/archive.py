@@ -18,8 +18,9 @@ from typing import Any, TypeVar
 import msgspec
 import structlog
 
-from gateway.documents import describe_whole_callback, describe_whole_event, describe_whole_run, plain
+from gateway.documents import describe_whole_callback, describe_whole_run, plain
 from gateway.errors import NotFound
+from gateway.event_documents import describe_whole_event
 from gateway.runs import Run
 from gateway.store.reading import Reader
 from gateway.store.retention import Mark, Part
@@ -96,7 +97,11 @@ class Archive:
 
     async def _describe_event(self, event_id: str) -> dict[str, Any]:
         found = await self._reader.event(event_id)
-        return plain(describe_whole_event(found.id, found.head, found.received_at, found.run_ids, found.body))
+        return plain(
+            describe_whole_event(
+                found.id, found.head, found.received_at, found.run_ids, found.body, found.repeats, found.repeated_at
+            )
+        )
 
 
 class Unfinished:

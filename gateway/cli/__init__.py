@@ -10,6 +10,7 @@ from gateway.cli import (
     configuring,
     demo,
     doctoring,
+    explaining,
     hooking,
     looking,
     managing,
@@ -49,6 +50,7 @@ app.add_typer(managing.apps, name="app", rich_help_panel=SET_UP)
 app.add_typer(hooking.hooks, name="hook", rich_help_panel=SET_UP)
 app.add_typer(managing.tokens, name="token", rich_help_panel=SET_UP)
 managing.apps.command("reconcile")(reconciling.reconcile)
+explaining.events.command("replay")(replaying.replay)
 looking.workflows.command("upload")(publishing.upload)
 looking.workflows.command("versions")(publishing.list_versions)
 looking.workflows.command("diff")(publishing.diff)
@@ -65,7 +67,7 @@ looking.runs.command("approve")(acting.approve)
 looking.runs.command("reject")(acting.reject)
 looking.runs.command("approve-link")(acting.approve_link)
 app.add_typer(looking.runs, name="run", rich_help_panel=LOOK)
-app.add_typer(replaying.events, name="event", rich_help_panel=LOOK)
+app.add_typer(explaining.events, name="event", rich_help_panel=LOOK)
 app.add_typer(looking.callbacks, name="callback", rich_help_panel=LOOK)
 app.add_typer(auditing.audit, name="audit", rich_help_panel=LOOK)
 app.command("send", rich_help_panel=TRY)(sending.send)

@@ -73,7 +73,8 @@ def show_app(name: Annotated[str, typer.Argument(help="Id, name or token.")], js
     if json:
         print_json(document)
         return
-    for field, value in (document | {"credits": _credit_words(document["credits"])}).items():
+    words = {"credits": _credit_words(document["credits"]), "secret_uses": _use_words(document["secret_uses"])}
+    for field, value in (document | words).items():
         out().print(f"[dim]{field:<14}[/dim] {value if value not in (None, []) else '–'}")
 
 
@@ -163,10 +164,11 @@ def _change_app(work: Callable[[Shard], Coroutine[Any, Any, Any]], done: str, js
 
 
 async def _describe_apps(shard: Shard, apps: list[Any]) -> list[dict[str, Any]]:
-    from gateway.documents import describe_app, plain
+    from gateway.documents import describe_app, plain, uses_of
 
+    uses = await shard.reader.secret_uses(uses_of(apps))
     balances = await shard.reader.balances({each.payer: each.credits for each in apps if each.credits})
-    return [plain(describe_app(each, balances.get(each.payer))) for each in apps]
+    return [plain(describe_app(each, balances.get(each.payer), uses)) for each in apps]
 
 
 async def _describe_pairing(shard: Shard, app: Any) -> dict[str, Any]:
@@ -196,6 +198,16 @@ def _describe_new(made: Any) -> dict[str, Any]:
 
     with plainly():
         return plain(describe_new_app(made))
+
+
+def _use_words(uses: list[dict[str, Any]]) -> str:
+    """Which of an app's secrets its sender uses, newest first."""
+    words = []
+    for use in uses:
+        last = "" if use["last_used_at"] is None else f", last {local_time(use['last_used_at'])}"
+        used = f"used {use['count']} times since {local_time(use['since'])}{last}" if use["count"] else "not used yet"
+        words.append(f"{use['secret']}: {used}")
+    return "; ".join(words) or "–"
 
 
 def _credit_words(credits: dict[str, Any] | None) -> str:

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from gateway.replaying import Replayer
     from gateway.replays import Which
 
-events = typer.Typer(help="Events: replay.", no_args_is_help=True)
-
 PAGE = 25
 PATIENCE = 600.0
 """Seconds that a full queue may keep a replay waiting."""
@@ -28,7 +26,6 @@ COLOURS = {"started": "green", "would_start": "green", "known": "cyan", "refused
 Moment = Annotated[str | None, typer.Option(help="A time (ISO 8601), or how long ago: 2h, 7d.")]
 
 
-@events.command("replay")
 def replay(
     event_ids: Annotated[list[str] | None, typer.Argument(help="Ids of events, evt_..; or choose by options.")] = None,
     app: Annotated[str | None, typer.Option(help="Those of this app, by id or name.")] = None,

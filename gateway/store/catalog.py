@@ -9,12 +9,13 @@ from typing import Any, TypeAlias
 import msgspec
 from redis.exceptions import WatchError
 
-from gateway.apps import App
+from gateway.apps import App, rules_of
 from gateway.audit import Change, acting, changed_fields
 from gateway.chains import listened_by
 from gateway.configuration import Configuration
 from gateway.errors import Conflict, NotFound
 from gateway.hooks import Hook, find_hook
+from gateway.rules import write_rules
 from gateway.secrets import Pair
 from gateway.store.auditing import Audit
 from gateway.store.connection import Redis
@@ -174,7 +175,7 @@ class Catalog:
                     message = f"there is an app {other.name!r} with id {other.id} already{whose}"
                     raise Conflict(message)
             added[:] = [_complete(app, app.id or next_id(now.apps), None)]
-            pipe.hset(self._keys.named("apps"), str(added[0].id), msgspec.json.encode(added[0]))
+            self._put_app(pipe, added[0])
             return Changes([f"app {app.name}"], [], [])
 
         await self._change(write)
@@ -285,7 +286,10 @@ class Catalog:
             changes.removed.append(f"{kind} {name}")
             return changes
         _note(changes, f"{kind} {name}", before, after)
-        pipe.hset(self._keys.named(f"{kind}s"), key, msgspec.json.encode(after))
+        if isinstance(after, App):
+            self._put_app(pipe, after)
+        else:
+            pipe.hset(self._keys.named(f"{kind}s"), key, msgspec.json.encode(after))
         return changes
 
     def _ask(self, pipe: Pipeline) -> None:
@@ -305,7 +309,7 @@ class Catalog:
         for app in apps:
             complete = _complete(app, numbers[app.name], before.get(app.name))
             _note(changes, f"app {app.name}", before.get(app.name), complete)
-            pipe.hset(self._keys.named("apps"), str(complete.id), msgspec.json.encode(complete))
+            self._put_app(pipe, complete)
         return changes
 
     async def _apply_workflows(self, pipe: Pipeline, now: Contents, configuration: Configuration, at: int) -> Changes:
@@ -349,6 +353,10 @@ class Catalog:
             published_at=version.published_at,
             label=draft.label or version.label,
         )
+
+    def _put_app(self, pipe: Pipeline, app: App) -> None:
+        pipe.hset(self._keys.named("apps"), str(app.id), msgspec.json.encode(app))
+        pipe.hset(self._keys.named("rules"), *write_rules(rules_of(app)))
 
     def _put_workflow(self, pipe: Pipeline, published: Published, document: Any) -> None:
         version = Version(

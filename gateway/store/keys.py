@@ -29,13 +29,18 @@
     gw:{0}:callbacks:STATE     zset    ids of the callbacks in that state                  as its callbacks
     gw:{0}:callbacks:queue     zset    arq's queue of callbacks, scored by when due (ms)   while open
     gw:{0}:callbacks:wake      list    as runs:wake                                        consumed
-    gw:{0}:event:ID            hash    a verified delivery: head, body, runs               until retention; then
+    gw:{0}:event:ID            hash    a verified delivery: head, body, runs, repeats      until retention; then
                                        only its runs, while the dedupe window is open
     gw:{0}:events              zset    event ids, scored by when received (ms)             as its events
     gw:{0}:seen:APP:KEY        string  "event id, body hash, run ids" of a delivery        dedupe window
     gw:{0}:balance:PAYER       hash    credits left of a token or app, and since when      for ever
     gw:{0}:answer:DIGEST       string  what a write with an Idempotency-Key was answered   a day
-    gw:{0}:refused             stream  decisions on refused deliveries, sampled            capped by count
+    gw:{0}:refusal:ID          hash    a delivery that left no event, sampled: record, perhaps body  a week, capped
+    gw:{0}:refused             zset    their ids, scored by when (ms); also refused:of:APP, and of those with a
+                                       body refused:bodies and refused:bodies:APP          capped by count
+    gw:{0}:rules               hash    digest -> by which rules an app judged              for ever
+    gw:{0}:secrets:used        hash    app:fingerprint of a secret's place -> how often it proved a sender,
+                                       and since and last (s)                              for ever
     gw:{0}:counts              hash    how many runs, steps, callbacks ended how; what was mended,
                                        removed and archived                                for ever
     gw:{0}:workers             zset    workers, scored by their last look at the queue     one hour
@@ -94,6 +99,9 @@ class Keys(msgspec.Struct, frozen=True):
 
     def event(self, event_id: str) -> str:
         return f"{self.prefix}event:{event_id}"
+
+    def refusal(self, refusal_id: str) -> str:
+        return f"{self.prefix}refusal:{refusal_id}"
 
     def seen(self, app_id: int, key: str) -> str:
         return f"{self.prefix}seen:{app_id}:{key}"

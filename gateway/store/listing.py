@@ -13,11 +13,12 @@ from gateway.errors import NotFound
 from gateway.runs import CallbackState, RunRequest
 from gateway.store.connection import Redis
 from gateway.store.keys import Keys
-from gateway.store.reading import ListedEvent, list_event
+from gateway.store.reading import LISTED, ListedEvent, list_event
 from gateway.store.records import read_callback
 
 FEWEST, MOST = 25, 100
 LOOKED_THROUGH = 2000
+DUPLICATE = "duplicate"
 STATES = tuple(str(state) for state in CallbackState)
 
 _request = msgspec.json.Decoder(RunRequest)
@@ -31,11 +32,26 @@ class Place(msgspec.Struct, frozen=True, order=True):
 
 
 class EventFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which events are wanted. Times are milliseconds of the store's clock."""
+    """Which events are wanted. Times are milliseconds of the store's clock.
+
+    `outcome` is one of a decision's, or `duplicate`: what came again.
+    """
 
     app_id: int | None = None
+    type: str | None = None
+    outcome: str | None = None
     since: int | None = None
     until: int | None = None
+
+    def fits(self, event: ListedEvent) -> bool:
+        """Whether it is wanted; its time was looked at before."""
+        return (
+            self.app_id in (None, event.head.app_id)
+            and self.type in (None, event.head.type)
+            and (
+                self.outcome in (None, event.head.decision.outcome) or (self.outcome == DUPLICATE and event.repeats > 0)
+            )
+        )
 
 
 class CallbackFilter(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,7 +110,7 @@ class Listing:
 
         async def look(places: Sequence[Place]) -> list[ListedEvent | None]:
             found = await self._events([each.id for each in places])
-            return [each if each and wanted.app_id in (None, each.head.app_id) else None for each in found]
+            return [each if each and wanted.fits(each) else None for each in found]
 
         events, last = await self._walk([key], place, limit, look, wanted.since, wanted.until)
         return EventPage(events, None if last is None else last.id)
@@ -192,7 +208,7 @@ class Listing:
     async def _events(self, ids: Sequence[str]) -> list[ListedEvent | None]:
         async with self._redis.pipeline(transaction=False) as pipe:
             for each in ids:
-                pipe.hmget(self._keys.event(each), "head", "runs", "received_at")
+                pipe.hmget(self._keys.event(each), *LISTED)
             rows = await pipe.execute() if ids else []
         return [list_event(each, *row) if row[0] else None for each, row in zip(ids, rows, strict=True)]
 

@@ -12,15 +12,19 @@ from gateway.credits import Allowance, Balance, read_balance
 from gateway.errors import NotFound
 from gateway.events import Head
 from gateway.flow import Flow
+from gateway.rules import Rules, SecretUse
 from gateway.runs import TERMINAL, Run, State, conversation_of, first_turn
 from gateway.store.accepting import read_places
 from gateway.store.batches import Batches
 from gateway.store.connection import Redis
 from gateway.store.keys import Keys
 from gateway.store.records import read_callback, read_run
+from gateway.store.secret_uses import read_secret_uses
 from gateway.store.uses import USED
 
 CHUNK = 100
+LISTED = ("head", "runs", "received_at", "repeats", "repeated_at")
+"""The fields of an event that are always small."""
 LOOKED_THROUGH = 2000
 
 
@@ -31,6 +35,9 @@ class ListedEvent(msgspec.Struct, frozen=True, kw_only=True):
     head: Head
     run_ids: list[int]
     received_at: int
+    repeats: int = 0
+    """How often it came again, and when last."""
+    repeated_at: int | None = None
 
 
 class StoredEvent(ListedEvent, frozen=True, kw_only=True):
@@ -225,6 +232,26 @@ class Reader:
             raise NotFound(message)
         return read_event(event_id, fields)
 
+    async def events_seen(self, keys: Sequence[str]) -> list[str]:
+        """The ids of the events that are remembered under these keys and are still there, each once."""
+        names = [f"{self._keys.prefix}seen:{key}" for key in keys]
+        found = await self._redis.mget(names) if names else []
+        ids = list(dict.fromkeys(seen.split(b" ", 1)[0].decode() for seen in found if seen))
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for event_id in ids:
+                pipe.hexists(self._keys.event(event_id), "head")
+            there = await pipe.execute() if ids else []
+        return [event_id for event_id, is_there in zip(ids, there, strict=True) if is_there]
+
+    async def rules(self, digest: str) -> Rules | None:
+        """The rules of an app that have this digest."""
+        kept = await self._redis.hget(self._keys.named("rules"), digest)
+        return None if kept is None else msgspec.json.decode(kept, type=Rules)
+
+    async def secret_uses(self, names: Sequence[str]) -> dict[str, SecretUse]:
+        """What is known of the uses of these secrets, each by its `use_name`."""
+        return await read_secret_uses(self._redis, self._keys, names)
+
     async def _ids(self, wanted: RunFilter, before: int | None) -> list[int]:
         if wanted.states:
             found = [await self._ids_in(self._keys.state("run", state), CHUNK, before) for state in wanted.states]
@@ -263,13 +290,21 @@ class Reader:
 
 def read_event(event_id: str, fields: Mapping[bytes, bytes]) -> StoredEvent:
     """An event from the fields of its hash."""
-    listed = list_event(event_id, fields[b"head"], fields[b"runs"], fields[b"received_at"])
+    listed = list_event(event_id, *(fields.get(name.encode()) for name in LISTED))
     return StoredEvent(**msgspec.structs.asdict(listed), body=fields[b"body"])
 
 
-def list_event(event_id: str, head: bytes, runs: bytes, received_at: bytes) -> ListedEvent:
-    """An event from those fields of its hash that are always small."""
-    started, skipped = read_places([each for each in runs.split(b",") if each])
+def list_event(
+    event_id: str,
+    head: bytes | None,
+    runs: bytes | None,
+    received_at: bytes | None,
+    repeats: bytes | None,
+    repeated_at: bytes | None,
+) -> ListedEvent:
+    """An event from those fields of its hash that are always small: LISTED."""
+    assert head is not None
+    started, skipped = read_places([each for each in (runs or b"").split(b",") if each])
     kept = msgspec.json.decode(head, type=Head)
     if skipped:
         outcome = kept.decision.outcome if started else "skipped"
@@ -282,7 +317,9 @@ def list_event(event_id: str, head: bytes, runs: bytes, received_at: bytes) -> L
         head=kept,
         # A joined run is named once for each of an event's requests that joined it.
         run_ids=list(dict.fromkeys(started)),
-        received_at=int(received_at),
+        received_at=int(received_at or 0),
+        repeats=int(repeats or 0),
+        repeated_at=None if repeated_at is None else int(repeated_at),
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import structlog
 
-from gateway.apps import LiveApp
+from gateway.apps import App, LiveApp, read_verify
 from gateway.errors import ConfigError, GatewayError, NotFound
 from gateway.hooks import Hook
 from gateway.secrets import Pair, SecretRef, unseal
@@ -156,12 +156,30 @@ class Registry:
 
 def resolve_secret(reference: SecretRef, owner: str, master_keys: tuple[bytes, ...]) -> str | None:
     """The value of a secret, from where it says it is; None when it isn't there or can't be opened."""
-    if reference.env is not None:
-        return os.environ.get(reference.env)
     try:
-        if reference.file is not None:
-            return Path(reference.file).read_text().strip()
-        return None if reference.sealed is None else unseal(master_keys, owner, reference.sealed)
+        return _open_secret(reference, owner, master_keys)
     except (OSError, UnicodeDecodeError, GatewayError) as error:
         log.warning("a secret can't be read", owner=owner, secret=reference.label, reason=type(error).__name__)
         return None
+
+
+def secrets_of(app: App, master_keys: tuple[bytes, ...]) -> list[str]:
+    """All of an app's secrets that can be opened here, so that none of them is shown."""
+    references = [*app.credentials.values(), app.verify_token, None if app.callback is None else app.callback.secret]
+    with contextlib.suppress(ConfigError):
+        references += read_verify(app)[1]
+    references.append(None if app.reconcile is None else app.reconcile.token)
+    found = []
+    for reference in references:
+        with contextlib.suppress(OSError, UnicodeDecodeError, GatewayError):
+            value = None if reference is None else _open_secret(reference, f"app:{app.name}", master_keys)
+            found += [value] if value else []
+    return found
+
+
+def _open_secret(reference: SecretRef, owner: str, master_keys: tuple[bytes, ...]) -> str | None:
+    if reference.env is not None:
+        return os.environ.get(reference.env)
+    if reference.file is not None:
+        return Path(reference.file).read_text().strip()
+    return None if reference.sealed is None else unseal(master_keys, owner, reference.sealed)

@@ -19,6 +19,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "beat": ("prelude", "beat"),
     "release": ("prelude", "release"),
     "repair": ("prelude", "turns", "flow", "repair"),
+    "refuse": ("prelude", "refuse"),
     "mend": ("prelude", "last", "origins", "mend"),
     "retire": ("prelude", "origins", "retire"),
     "signal": ("prelude", "signal"),

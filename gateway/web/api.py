@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from gateway.web.api_apps import APPS
 from gateway.web.api_audit import AUDIT
+from gateway.web.api_callbacks import CALLBACKS
+from gateway.web.api_events import EVENTS
 from gateway.web.api_hooks import HOOKS
-from gateway.web.api_lists import LISTS
 from gateway.web.api_replays import REPLAYS
 from gateway.web.api_runs import RUNS
 from gateway.web.api_steering import STEERING
@@ -27,5 +28,5 @@ API = Dialect(
     refuse=refuse,
     media_type="application/problem+json",
     keyed=True,
-    endpoints=(*RUNS, *STEERING, *REPLAYS, *LISTS, *WORKFLOWS, *APPS, *HOOKS, *TOKENS, *AUDIT),
+    endpoints=(*RUNS, *STEERING, *REPLAYS, *EVENTS, *CALLBACKS, *WORKFLOWS, *APPS, *HOOKS, *TOKENS, *AUDIT),
 )

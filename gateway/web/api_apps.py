@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from gateway.apps import App
-from gateway.documents import AppDocument, NewApp, describe_app, describe_new_app
+from gateway.documents import AppDocument, NewApp, describe_app, describe_new_app, uses_of
 from gateway.registrations import Registration, Wish
 from gateway.signatures import PRESETS
 from gateway.web.endpoints import Answer, Call, Endpoint
@@ -44,7 +44,8 @@ async def list_apps(call: Call) -> Answer:
     """All apps."""
     apps = call.control.apps()
     balances = await call.control.reader.balances({each.payer: each.credits for each in apps if each.credits})
-    return 200, AppPage([describe_app(each, balances.get(each.payer)) for each in apps])
+    uses = await call.control.reader.secret_uses(uses_of(apps))
+    return 200, AppPage([describe_app(each, balances.get(each.payer), uses) for each in apps])
 
 
 async def show_app(call: Call) -> Answer:
@@ -88,14 +89,15 @@ async def remove_app(call: Call) -> Answer:
 
 async def _describe(call: Call, app: App) -> AppDocument:
     balances = {} if app.credits is None else await call.control.reader.balances({app.payer: app.credits})
-    return describe_app(app, balances.get(app.payer))
+    return describe_app(app, balances.get(app.payer), await call.control.reader.secret_uses(uses_of([app])))
 
 
 async def _describe_new(call: Call, made: Registration) -> NewApp:
     balances = (
         {} if made.app.credits is None else await call.control.reader.balances({made.app.payer: made.app.credits})
     )
-    return describe_new_app(made, balances.get(made.app.payer))
+    uses = await call.control.reader.secret_uses(uses_of([made.app]))
+    return describe_new_app(made, balances.get(made.app.payer), uses)
 
 
 APPS = (

@@ -21,6 +21,7 @@ from gateway.contents import read_as
 from gateway.control import Control, Order, Started
 from gateway.errors import BadRequest, GatewayError, MethodNotAllowed, NotFound, Timeout, TooLarge, Unavailable
 from gateway.hooks import is_hook_id
+from gateway.inquiries import Inquiry
 from gateway.management import Management
 from gateway.replaying import Replayer
 from gateway.runs import Run
@@ -62,6 +63,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     management: Management
     listing: Listing
     replayer: Replayer
+    inquiry: Inquiry
     headers: Headers = ()
     receive: Receive | None = None
 
@@ -184,6 +186,7 @@ class Parts(msgspec.Struct, frozen=True):
     management: Management
     listing: Listing
     replayer: Replayer
+    inquiry: Inquiry
     gatekeeper: Gatekeeper
     repeats: Repeats
     max_body: int
@@ -264,6 +267,7 @@ class Desk:
             management=self._parts.management,
             listing=self._parts.listing,
             replayer=self._parts.replayer,
+            inquiry=self._parts.inquiry,
             headers=scope["headers"],
             receive=receive,
         )

@@ -13,12 +13,12 @@ from starlette.types import Receive, Scope, Send
 from gateway.apps import LiveApp
 from gateway.challenges import Challenge
 from gateway.errors import GatewayError, MethodNotAllowed, Unavailable
-from gateway.events import Decision
 from gateway.metrics import Metrics
+from gateway.refused import Sighting
 from gateway.responses import BODILESS, Reply
 from gateway.service import Receipt, Service
 from gateway.signatures import Request
-from gateway.store.refusals import Refusal, Refusals
+from gateway.store.refusals import Refusals
 from gateway.web.bodies import ClientGone, read_body, send_and_close
 
 JSON = (b"content-type", b"application/json")
@@ -63,9 +63,10 @@ class Receiver:
             _check_method(scope)
             status, words, headers = self._answer(await self._take(scope, receive, visit))
         except ClientGone:
-            self._note(visit, 499, "client_gone", began)
+            self._note(scope, visit, 499, "client_gone", began)
             return
         except GatewayError as error:
+            visit.error = error
             visit.reason = str(error.details.get("reason") or error.code)
             status, words, headers = self._words.refusal(error)
         except asyncio.CancelledError:
@@ -78,7 +79,7 @@ class Receiver:
             visit.reason = "internal"
             status, words, headers = self._words.refusal(Unavailable())
         await _send(receive, send, status, words, headers)
-        self._note(visit, status, visit.reason, began)
+        self._note(scope, visit, status, visit.reason, began)
 
     def _answer(self, outcome: Receipt | Challenge) -> tuple[int, Said, dict[str, str]]:
         if isinstance(outcome, Challenge):
@@ -100,6 +101,7 @@ class Receiver:
         cap = app.app.max_body or self._limits.max_body
         body = await read_body(scope, receive, cap, self._limits.body_timeout)
         request = Request.from_asgi(scope["method"], app.url_of(_url(scope)), scope["headers"], body)
+        visit.request = request
         receipt = await self._service.accept(app, request)
         if isinstance(receipt, Challenge):
             visit.reason = "challenge"
@@ -110,14 +112,14 @@ class Receiver:
         visit.reason = "duplicate" if receipt.known else receipt.outcome
         return receipt
 
-    def _note(self, visit: _Visit, status: int, reason: str, began: float) -> None:
+    def _note(self, scope: Scope, visit: _Visit, status: int, reason: str, began: float) -> None:
         seconds = time.perf_counter() - began
         app = "" if visit.app is None else visit.app.app.name
         self._metrics.count_request(app, status, reason)
         receipt = visit.receipt
         if receipt is None:
-            if status >= 400:
-                self._remember(visit, status, reason)
+            if status >= 400 or reason == "challenge":
+                self._refusals.note(_sighting(scope, visit, status, reason))
             log.info("request", app=app, status=status, reason=reason, ms=round(seconds * 1000, 1))
             return
         self._metrics.observe_accept(seconds)
@@ -131,19 +133,16 @@ class Receiver:
             ms=round(seconds * 1000, 1),
         )
 
-    def _remember(self, visit: _Visit, status: int, reason: str) -> None:
-        app_id = None if visit.app is None else visit.app.id
-        decision = Decision(outcome="refused", reason=reason)
-        self._refusals.note(Refusal(app_id=app_id, status=status, decision=decision))
-
 
 class _Visit:
     """What is known of a request by the time it is logged."""
 
-    __slots__ = ("app", "reason", "receipt")
+    __slots__ = ("app", "error", "reason", "receipt", "request")
 
     def __init__(self) -> None:
         self.app: LiveApp | None = None
+        self.request: Request | None = None
+        self.error: GatewayError | None = None
         self.receipt: Receipt | None = None
         self.reason = "method_not_allowed"
 
@@ -157,6 +156,23 @@ def _noted(app: LiveApp, challenge: Challenge) -> Challenge:
 def _headers_of(challenge: Challenge) -> dict[str, str]:
     media = {"content-type": challenge.media} if challenge.text else {}
     return {"x-content-type-options": "nosniff"} | media | dict(challenge.headers)
+
+
+def _sighting(scope: Scope, visit: _Visit, status: int, reason: str) -> Sighting:
+    peer = scope.get("client")
+    return Sighting(
+        app=visit.app,
+        outcome="handshake" if status < 400 else "refused",
+        status=status,
+        reason=reason,
+        error=visit.error,
+        method=scope["method"],
+        path=scope["path"],
+        query=scope["query_string"].decode("latin-1"),
+        peer=peer[0] if peer else "",
+        headers=scope["headers"],
+        request=visit.request,
+    )
 
 
 def _check_method(scope: Scope) -> None:

@@ -199,7 +199,7 @@ def test_event_shows_its_bytes_and_what_it_started(store: str, tmp_path: Path) -
 
 def test_body_that_is_no_text_is_shown_as_base64() -> None:
     """An event's bytes that are no UTF-8 come as `body_base64`, and `body` is null."""
-    from gateway.documents import describe_whole_event
+    from gateway.event_documents import describe_whole_event
     from gateway.events import Decision, Head
 
     whole = describe_whole_event("evt_1", Head(decision=Decision(outcome="accepted")), 0, [], b"\xff\x00")

@@ -55,12 +55,21 @@ local function answer_of(word, event, runs)
   return answer
 end
 
+-- How often a delivery came again, and when last; nothing of one whose time is over.
+local function note_repeat(event)
+  local key = prefix .. 'event:' .. event
+  if redis.call('HEXISTS', key, 'head') == 0 then return end
+  redis.call('HINCRBY', key, 'repeats', 1)
+  redis.call('HSET', key, 'repeated_at', moment)
+end
+
 local function known(keys, hash)
   for _, key in ipairs(keys) do
     local seen = redis.call('GET', prefix .. 'seen:' .. key)
     if seen then
       local event, first_hash, runs = string.match(seen, '^(%S+) (%S+) (%S*)$')
       if first_hash ~= hash then return {'conflict', event} end
+      note_repeat(event)
       return answer_of('known', event, runs)
     end
   end

@@ -120,7 +120,7 @@ local function remove_event(id)
   if not received then return end
   local left = received + window - now
   if left > 0 then
-    redis.call('HDEL', key, 'head', 'body', 'received_at')
+    redis.call('HDEL', key, 'head', 'body', 'received_at', 'repeats', 'repeated_at')
     redis.call('PEXPIRE', key, string.format('%d', left))
   else
     redis.call('UNLINK', key)

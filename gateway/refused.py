@@ -1,0 +1,196 @@
+"""Deliveries that left no event: refused ones, and handshakes. What is kept of each, without its secrets. Silent."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection
+from typing import Any
+
+import msgspec
+
+from gateway.apps import LiveApp
+from gateway.errors import GatewayError
+from gateway.events import Decision, parse_body
+from gateway.forms import is_secretive
+from gateway.masks import HIDDEN, Mask, cut, is_sensitive
+from gateway.proofs import Verdict, read_stamp
+from gateway.schemes import Scheme, Source
+from gateway.signatures import Request, delivery_id, event_type
+from gateway.verifiers.claims import split_header
+
+LARGEST_CAPTURE = 64 * 1024
+MOST_HEADERS = 100
+LONGEST_HEADER = 1024
+LONGEST_PATH = 500
+LONGEST_MESSAGE = 300
+NOBODY = "-"
+"""The owner of what came for no app there is."""
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A delivery that left no event: what came, and what was decided. `at` is in milliseconds.
+
+    Values of headers that may hold a secret are hidden; `size` and `sha256` are those of the whole body, where it was
+    read. `status` is that of the answer.
+    """
+
+    id: str = ""
+    at: int = 0
+    app_id: int | None
+    status: int
+    decision: Decision
+    message: str = ""
+    method: str = ""
+    path: str = ""
+    peer: str = ""
+    headers: list[tuple[str, str]] = []
+    size: int | None = None
+    sha256: str | None = None
+    type: str | None = None
+    delivery_id: str | None = None
+    event_id: str | None = None
+    """The event that came first, where its key came again with another body."""
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """A refusal with the body that is kept of it, if any."""
+
+    refusal: Refusal
+    body: bytes | None = None
+
+
+class Sighting(msgspec.Struct, frozen=True, kw_only=True):
+    """A delivery as the door saw it; `request` is there when its body was read to the end."""
+
+    app: LiveApp | None
+    outcome: str
+    status: int
+    reason: str
+    error: GatewayError | None
+    method: str
+    path: str
+    query: str
+    peer: str
+    headers: Collection[tuple[bytes, bytes]]
+    request: Request | None
+
+    @property
+    def owner(self) -> str:
+        return NOBODY if self.app is None else str(self.app.id)
+
+
+def new_refusal_id(now: float, noise: bytes) -> str:
+    """An id that sorts by time, as an event's does."""
+    return f"rfs_{int(now * 1000):012x}{noise.hex()}"
+
+
+def keep(seen: Sighting, now: float, noise: bytes) -> Kept:
+    """What is kept of a delivery that left no event. The body only for an app there is, and only a small one."""
+    app, request = seen.app, seen.request
+    scheme = None if app is None else app.scheme
+    error = seen.error
+    name, kind = _names(scheme, request)
+    refusal = Refusal(
+        id=new_refusal_id(now, noise),
+        at=int(now * 1000),
+        app_id=None if app is None else app.id,
+        status=seen.status,
+        decision=_decision(seen, scheme, now),
+        message="" if error is None else cut(error.message, LONGEST_MESSAGE),
+        method=cut(seen.method, 20),
+        path=_shown_path(seen),
+        peer=seen.peer,
+        headers=_shown_headers(seen, scheme),
+        size=None if request is None else len(request.body),
+        sha256=None if request is None else hashlib.sha256(request.body).hexdigest(),
+        type=kind,
+        delivery_id=name,
+        event_id=None if error is None else _text(error.details.get("event_id")),
+    )
+    small = app is not None and request is not None and len(request.body) <= LARGEST_CAPTURE
+    return Kept(refusal, request.body if small and request is not None else None)
+
+
+def read_signed_time(scheme: Scheme | None, request: Request, *, looks_inside: bool = True) -> float | None:
+    """When a request says it was signed, in Unix seconds; without `looks_inside`, only where a header says it."""
+    timing = None if scheme is None else scheme.timestamp
+    if timing is None or scheme is None or (timing.place.kind in ("body", "form") and not looks_inside):
+        return None
+    fields: Any = ()
+    if timing.place.kind == "field":
+        values = request.values(scheme.plan.header)
+        fields = split_header(scheme, values[0]) if len(values) == 1 else ()
+    if isinstance(fields, Verdict):
+        return None
+    stamp = read_stamp(timing, request, fields)
+    return None if stamp is None or isinstance(stamp, Verdict) else stamp.seconds
+
+
+def headers_looked_at(scheme: Scheme) -> list[str]:
+    """The names of the headers by which a scheme proves a sender and tells deliveries apart."""
+    plan = scheme.plan
+    names = [plan.proof.name] if plan.proof.kind == "header" and scheme.kind not in ("none", "url") else []
+    names += [piece.name for piece in plan.pieces if piece.kind == "header" and scheme.kind == "hmac"]
+    sources: list[Source | None] = [*plan.id_sources, plan.type_source]
+    if scheme.timestamp is not None:
+        sources.insert(0, scheme.timestamp.place)
+    names += [source.name for source in sources if source is not None and source.kind == "header"]
+    return list(dict.fromkeys(name.lower() for name in names if name))
+
+
+def _decision(seen: Sighting, scheme: Scheme | None, now: float) -> Decision:
+    app = seen.app
+    signed = None if seen.request is None else _attempt(lambda: read_signed_time(scheme, seen.request or _NO_REQUEST))
+    return Decision(
+        outcome=seen.outcome,
+        reason=seen.reason,
+        scheme=None if scheme is None else scheme.kind,
+        rules=None if app is None else app.rules,
+        signed_at=signed,
+        age=None if signed is None else round(now - signed, 3),
+    )
+
+
+_NO_REQUEST = Request("", "", (), b"")
+
+
+def _names(scheme: Scheme | None, request: Request | None) -> tuple[str | None, str | None]:
+    """The sender's own id of the delivery and its type, as far as an unproven request says so."""
+    if scheme is None or request is None:
+        return None, None
+    body = parse_body(request.body) if len(request.body) <= LARGEST_CAPTURE else None
+    name = _attempt(lambda: delivery_id(scheme, request, body))
+    kind = _attempt(lambda: event_type(scheme, request, body))
+    return (None if name is None else cut(name, 255)), (None if kind is None else cut(kind, 100))
+
+
+def _attempt(read: Callable[[], Any]) -> Any:
+    # The request is not proven to be anybody's: whatever it holds must not keep it from being noted.
+    try:
+        return read()
+    except (ValueError, KeyError, TypeError, RecursionError, GatewayError):
+        return None
+
+
+def _shown_headers(seen: Sighting, scheme: Scheme | None) -> list[tuple[str, str]]:
+    raw = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in seen.headers][:MOST_HEADERS]
+    proofs = headers_looked_at(scheme) if scheme is not None and scheme.kind == "hmac" else []
+    shared = {scheme.plan.header} if scheme is not None and scheme.kind in ("token", "basic") else set()
+    secrets = () if seen.app is None else seen.app.secrets
+    masked = Mask(secrets).headers(raw, proofs)
+    return [(cut(name, 100), HIDDEN if name in shared else cut(value, LONGEST_HEADER)) for name, value in masked]
+
+
+def _shown_path(seen: Sighting) -> str:
+    """The path with no token in it, and the query without what is named like a secret."""
+    door, _, name = seen.path.rpartition("/")
+    place = cut(name, 12) if seen.app is None else str(seen.app.id)
+    pairs = [pair.partition("=") for pair in seen.query.split("&")] if seen.query else []
+    hidden = {key for key, _, _ in pairs if is_sensitive(key) or is_secretive(key)}
+    shown = "&".join(key + sign + (HIDDEN if key in hidden else value) for key, sign, value in pairs)
+    secrets = () if seen.app is None else seen.app.secrets
+    return cut(f"{door}/{place}" + (f"?{Mask(secrets).text(shown)}" if shown else ""), LONGEST_PATH)
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
