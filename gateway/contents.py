@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from gateway.apps import LiveApp
+from gateway.duplicates import find_duplicate, has_duplicate
 from gateway.envelopes import open_envelope
 from gateway.errors import BadRequest, Refused, Unprocessable, UnsupportedMedia
 from gateway.events import Content, Head, event_values, parse_body
@@ -24,7 +25,6 @@ from gateway.signatures import Request
 from gateway.triggers import DirectRequest
 
 Read = TypeVar("Read")
-TOO_DEEP = f"the body is JSON nested too deeply: more than {MOST_LEVELS} levels"
 BYTE = re.compile(r"\(byte (\d+)\)")
 JSON_TYPE = re.compile(r"application/(json|[\w.+-]+\+json)\s*(;.*)?", re.IGNORECASE)
 PLAIN = Media(JSON)
@@ -32,7 +32,7 @@ PAYLOAD = "payload"
 """The field that forms of GitHub, Gitea, Slack and Travis have, and no other: the event as JSON."""
 
 _direct = msgspec.json.Decoder(DirectRequest)
-_anything = msgspec.json.Decoder()
+_decode_anything = msgspec.json.Decoder().decode
 
 
 def read_content(app: LiveApp, request: Request, headers: Mapping[str, str]) -> DirectRequest | Content:
@@ -157,30 +157,49 @@ def _lone_payload(form: Form) -> str | None:
     return PAYLOAD if alone and isinstance(text, str) and text.lstrip()[:1] in ("{", "[") else None
 
 
-def read_direct(body: bytes) -> DirectRequest:
+def read_direct(body: bytes, levels: int = MOST_LEVELS) -> DirectRequest:
     """A run request from JSON. Raises as `read_as` does."""
-    return read_as(_direct.decode, body)
+    return read_as(_direct.decode, body, levels)
 
 
-def read_json(body: bytes) -> Any:
+def read_json(body: bytes, levels: int = MOST_LEVELS) -> Any:
     """Any JSON. Raises as `read_as` does."""
-    return read_as(_anything.decode, body)
+    return read_as(_decode_anything, body, levels)
 
 
-def read_as(decode: Callable[[bytes], Read], body: bytes) -> Read:
-    """JSON of a shape. Raises BadRequest with line and column, or Unprocessable with the field.
+def read_as(decode: Callable[[bytes], Read], body: bytes, levels: int = MOST_LEVELS) -> Read:
+    """JSON of a shape, at most `levels` deep. Raises BadRequest with line and column, or Unprocessable with the field.
 
-    Of a name that stands twice in one object the last counts, as in JavaScript and Python.
+    A name that stands twice in one object is refused: which of the two counts is another matter in each parser.
     """
     try:
         found = decode(body)
+        # Of what it skips the parser does not see whether it is UTF-8.
+        text = body.decode()
     except msgspec.ValidationError as error:
+        # The parser stopped there: what follows need not even be JSON, which is worse than a wrong shape.
+        if decode is not _decode_anything:
+            read_json(body, levels)
         raise _misshapen(error) from None
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise _malformed(body, error) from None
-    if is_too_deep(body):
-        raise BadRequest(TOO_DEEP)
+        raise _malformed(body, error, levels) from None
+    if is_too_deep(body, levels):
+        raise _too_deep(levels)
+    if has_duplicate(text):
+        raise _doubled(body)
     return found
+
+
+def _too_deep(levels: int) -> BadRequest:
+    return BadRequest(f"the body is JSON nested too deeply: more than {levels} levels")
+
+
+def _doubled(body: bytes) -> BadRequest:
+    """Say which name stands twice, and where for the second time."""
+    name, place = find_duplicate(body) or ("", 0)
+    line, column = _line_and_column(body, place)
+    message = f"the body has the name {name[:60]!r} twice in one object, again at line {line}, column {column}"
+    return BadRequest(message, line=line, column=column)
 
 
 def _misshapen(error: msgspec.ValidationError) -> Unprocessable:
@@ -190,16 +209,19 @@ def _misshapen(error: msgspec.ValidationError) -> Unprocessable:
     return Unprocessable(f"{path}: {what[:1].lower()}{what[1:]}", path=path)
 
 
-def _malformed(body: bytes, error: Exception) -> BadRequest:
+def _malformed(body: bytes, error: Exception, levels: int) -> BadRequest:
     """Say where JSON stops being JSON: line and column from 1, counted in bytes."""
     if isinstance(error, RecursionError):
-        return BadRequest(TOO_DEEP)
+        return _too_deep(levels)
     found = BYTE.search(str(error))
-    place = int(found[1]) if found else _first_fault(body)
-    line = body.count(b"\n", 0, place) + 1
-    column = place - (body.rfind(b"\n", 0, place) + 1) + 1
+    line, column = _line_and_column(body, int(found[1]) if found else _first_fault(body))
     reason = BYTE.sub("", str(error)).removeprefix("JSON is malformed: ").strip() or "it is not UTF-8"
     return BadRequest(f"the body is not JSON: {reason} at line {line}, column {column}", line=line, column=column)
+
+
+def _line_and_column(body: bytes, place: int) -> tuple[int, int]:
+    """Both from 1, counted in bytes."""
+    return body.count(b"\n", 0, place) + 1, place - body.rfind(b"\n", 0, place)
 
 
 def _first_fault(body: bytes) -> int:

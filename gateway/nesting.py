@@ -10,9 +10,9 @@ _NO_BRACKETS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[^][{}"]+')
 _STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 
 
-def is_too_deep(text: bytes) -> bool:
-    """Whether valid JSON has more than MOST_LEVELS levels. Brackets within text don't count."""
-    if text.count(b"[") + text.count(b"{") <= MOST_LEVELS:
+def is_too_deep(text: bytes, most: int = MOST_LEVELS) -> bool:
+    """Whether valid JSON has more levels than that. Brackets within text don't count."""
+    if text.count(b"[") + text.count(b"{") <= most:
         return False
     steps = map(_STEPS.__getitem__, _NO_BRACKETS.sub(b"", text))
-    return max(itertools.accumulate(steps)) > MOST_LEVELS
+    return max(itertools.accumulate(steps)) > most
