@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import msgspec
 
 from gateway.adapters import ANYWHERE, AdapterSettings, check_adapter
+from gateway.admission import Method, RateSettings, read_admission
+from gateway.browsers import FormSettings, WebForm, check_door
 from gateway.cel.scopes import Scope
 from gateway.credits import Allowance
 from gateway.egress import check_url
@@ -17,8 +19,9 @@ from gateway.errors import ConfigError
 from gateway.expressions import Expression, compile_expression
 from gateway.forms import FileRules, is_secretive
 from gateway.handshakes import Facts, Handshake, find_kind, read_handshake
-from gateway.kinds import REQUIRED_BY_APPS
-from gateway.media import JSON, USUAL, check_types, is_taken
+from gateway.kinds import ASKED_OF_APPS, REQUIRED_BY_APPS
+from gateway.media import FORMS, JSON, USUAL, check_types, is_taken
+from gateway.nesting import MOST_LEVELS
 from gateway.reconciling import ReconcileSettings, check_reconcile
 from gateway.responses import Response, ResponseSettings
 from gateway.rules import KeptSecret, KeptTrigger, Rules, fingerprint_of, use_name, write_rules
@@ -35,15 +38,6 @@ UNSET = msgspec.UNSET
 HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 JSON_FIELDS = {"jotform": "rawRequest", "mandrill": "mandrill_events"}
 """The field of a sender's forms that holds the event as JSON."""
-# What a sender could do without, but an app can't: anyone may have a key that such a sender vouches for.
-ASKED_OF_APPS: Mapping[str, tuple[str, str]] = {
-    "paypal": ("webhook_id", "give the id that PayPal shows for this webhook; it is part of what is signed"),
-    "sns": (
-        "topics",
-        "name the topics whose messages count, as in [arn:aws:sns:us-east-2:123456789012:deploys]: everyone with an"
-        " account can have Amazon sign for a topic of their own. A * at the end stands for all that start so",
-    ),
-}
 ALGORITHMS = {"hmac-sha256": "sha256", "hmac-sha1": "sha1", "hmac-sha512": "sha512"}
 
 
@@ -106,6 +100,11 @@ class App(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True,
     respond: ResponseSettings | None = None
     disabled: bool = False
     max_body: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    max_depth: Annotated[int, msgspec.Meta(ge=1, le=MOST_LEVELS)] | None = None
+    methods: tuple[Method, ...] = ("POST",)
+    networks: list[str] = []
+    rate: str | RateSettings | None = None
+    form: FormSettings | None = None
     credits: Allowance | None = None
     reconcile: ReconcileSettings | None = None
     managed_by: str = "api"
@@ -141,6 +140,8 @@ class LiveApp:
         self.app = app
         self.id = app.id
         self.direct = app.adapter == "direct"
+        self.admission = read_admission(app)
+        self.form = None if app.form is None else WebForm(app.form)
         self.adapter = app.adapter if isinstance(app.adapter, AdapterSettings) else None
         self.sender = read_sender(app.verify)
         self.scheme, references = read_verify(app)
@@ -158,7 +159,8 @@ class LiveApp:
         self.triggers = tuple(Trigger(settings, f"triggers[{i}]") for i, settings in enumerate(app.triggers))
         self.dedupe = compile_dedupe(app.dedupe)
         self.headers = frozenset(name.lower() for name in app.headers)
-        self.content_types = app.content_types or (self.scheme.content_types if self.scheme else ()) or USUAL
+        usual = USUAL if app.form is None else FORMS
+        self.content_types = app.content_types or (self.scheme.content_types if self.scheme else ()) or usual
         self.takes_json = is_taken(JSON, self.content_types)
         self.json_field = app.json_field or JSON_FIELDS.get(self.sender or "")
         self.query_secrets = frozenset(each for each in (*self.secrets, app.token) if each)
@@ -317,6 +319,8 @@ def check_app(app: App) -> None:
         raise ConfigError(message, path="triggers")
     _check_adapter(app)
     _check_handshake(app)
+    read_admission(app)
+    check_door(app, None if scheme is None else scheme.kind)
     if app.reconcile is not None:
         check_reconcile(app.reconcile, read_sender(app.verify))
         if (refusal := check_url(ANYWHERE, app.reconcile.api)) is not None:

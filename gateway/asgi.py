@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from gateway import embedded
+from gateway.admission import read_proxies
 from gateway.approvals import Links
+from gateway.browsers import FormTokens
 from gateway.control import Control
 from gateway.credits import read_costs
 from gateway.dialects import arcee, arkai, eai, orqo
@@ -34,6 +37,7 @@ from gateway.store.catalog import Catalog
 from gateway.store.connection import Redis, check_server, connect
 from gateway.store.keys import Keys
 from gateway.store.listing import Listing
+from gateway.store.rates import Rates
 from gateway.store.reading import Reader
 from gateway.store.records import Records
 from gateway.store.refusals import Refusals, Refused
@@ -49,8 +53,10 @@ from gateway.web.callers import Gatekeeper
 from gateway.web.client import Client
 from gateway.web.documentation import documentation_routes
 from gateway.web.endpoints import Parts, mount
+from gateway.web.gate import Gate
 from gateway.web.health import Health
 from gateway.web.keyring import Keyring
+from gateway.web.pages import TokenDoor
 from gateway.web.problems import on_exception, on_gateway_error, on_http_exception
 from gateway.web.receiver import Limits, Receiver
 from gateway.web.repeats import Repeats
@@ -127,6 +133,7 @@ class House:
         acceptor = new_acceptor(settings, self._accepting, keys)
         management = Management(catalog, sealing, policy, refresh=self._registry.load)
         self._keyring = Keyring(self._client)
+        tokens = FormTokens(sealing)
         service = Service(
             self._registry,
             acceptor,
@@ -137,24 +144,13 @@ class House:
             costs=costs,
             max_depth=settings.max_depth,
             note=self._secret_uses.note,
+            tokens=tokens,
         )
-        limits = Limits(settings.max_body, settings.body_timeout)
-        self.receiver = Receiver(service, orqo, metrics, limits, self._refusals)
+        self._open_doors(service, new_gate(settings, self._accepting, keys), tokens, metrics)
         self.health = Health(self._redis, keys, settings, metrics)
-        records = Records(self._redis, keys, "run", patience=settings.accept_timeout)
-        reader = Reader(self._redis, keys)
         links = Links(sealing, settings.address)
-        control = Control(
-            self._registry,
-            acceptor,
-            reader,
-            records,
-            self._waiters,
-            catalog,
-            trusted=settings.trusted_workflows,
-            costs=costs,
-            links=links,
-        )
+        reader = Reader(self._redis, keys)
+        control = self._take_control(keys, acceptor, reader, catalog, links)
         self.approving = Approving(links, control.steering, settings.body_timeout)
         self.parts = Parts(
             control=control,
@@ -166,6 +162,24 @@ class House:
             repeats=Repeats(Answers(self._redis, keys, sealing)),
             max_body=settings.max_body,
             body_timeout=settings.body_timeout,
+        )
+
+    def _open_doors(self, service: Service, gate: Gate, tokens: FormTokens, metrics: Metrics) -> None:
+        limits = Limits(self._settings.max_body, self._settings.body_timeout)
+        self.receiver = Receiver(service, orqo, metrics, limits, self._refusals, gate)
+        self.token_door = TokenDoor(service, gate, tokens, orqo.refusal)
+
+    def _take_control(self, keys: Keys, acceptor: Acceptor, reader: Reader, catalog: Catalog, links: Links) -> Control:
+        return Control(
+            self._registry,
+            acceptor,
+            reader,
+            Records(self._redis, keys, "run", patience=self._settings.accept_timeout),
+            self._waiters,
+            catalog,
+            trusted=self._settings.trusted_workflows,
+            costs=read_costs(self._settings.step_costs),
+            links=links,
         )
 
     @contextlib.asynccontextmanager
@@ -196,6 +210,7 @@ def create_app(settings: Settings | None = None) -> Gateway:
     app = Gateway(
         routes=[
             Route(DOOR + "{app}", house.receiver),
+            Route(DOOR + "{app}/form-token", house.token_door),
             *(route for dialect in DIALECTS for route in mount(dialect, house.parts)),
             *house.health.routes,
             *house.approving.routes,
@@ -209,6 +224,12 @@ def create_app(settings: Settings | None = None) -> Gateway:
     app.receiver = house.receiver
     app.stop_waiting = house.stop_waiting
     return app
+
+
+def new_gate(settings: Settings, redis: Redis, keys: Keys) -> Gate:
+    """What admits requests to the webhook doors. Raises ConfigError for proxies that can't be read."""
+    rates = Rates(redis, keys, time.monotonic, settings.accept_timeout)
+    return Gate(rates, read_proxies(settings.trusted_proxies))
 
 
 def new_acceptor(settings: Settings, redis: Redis, keys: Keys, max_queue: int | None = None) -> Acceptor:

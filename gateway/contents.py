@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -42,12 +43,13 @@ def read_content(app: LiveApp, request: Request, headers: Mapping[str, str]) -> 
     are not what it says, TooLarge and UnsupportedMedia for files that the app does not take.
     """
     media = check_media(app, request)
+    levels = app.app.max_depth or MOST_LEVELS
     if app.direct:
-        return read_direct(request.body)
+        return read_direct(request.body, levels)
     if media is None:
-        content = Content(read_json(request.body))
+        content = Content(read_json(request.body, levels))
     else:
-        content = _read_other(media, request.body, app.app.files, app.json_field, read_json)
+        content = _read_other(media, request.body, app.app.files, app.json_field, partial(read_json, levels=levels))
     return _open(media, headers, content)
 
 
@@ -83,7 +85,7 @@ def restore_content(head: Head, body: bytes) -> Content:
         else:
             content = _read_other(media, body, UNLIMITED, head.field, parse_body, lone=False)
         content = _open(media, head.headers, content)
-    return content
+    return content.without(head.hidden)
 
 
 def check_media(app: LiveApp, request: Request) -> Media | None:

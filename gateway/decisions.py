@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import msgspec
 
 from gateway.apps import LiveApp
+from gateway.browsers import Filled, FormTokens, check_form
 from gateway.callbacks import decode_secret
 from gateway.contents import read_content, restore_content
 from gateway.credits import Payment, cost_of
@@ -27,6 +28,7 @@ from gateway.events import (
     Verdict,
     dedupe_keys,
     event_values,
+    form_key,
     handshake_keys,
     hash_body,
 )
@@ -95,7 +97,10 @@ class Arrival:
         read = Content(proof.message) if proof.message is not None else read_content(app, request, self.headers)
         if isinstance(read, DirectRequest):
             self.direct, read = read, Content()
-        self.read = read
+        # Of a form's fields some are the gateway's, and not the event's.
+        self.hidden = () if app.form is None else tuple(sorted(app.form.own_fields.intersection(read.form)))
+        self.filled_in = read.form
+        self.read = read = read.without(self.hidden)
         document = read.form if read.body is None else read.body
         self.delivery_id = delivery_id(proof.scheme, request, document)
         self.type = event_type(proof.scheme, request, document)
@@ -109,6 +114,11 @@ class Arrival:
         if self.delivery_id is None and envelope.id is not None:
             self.delivery_id = envelope.id
             self.signed_id = signs_id(self.proof.scheme, envelope)
+
+    @property
+    def identity(self) -> bytes:
+        """What makes its body the same as another: its bytes, and of a browser's form what it holds."""
+        return self.request.body if self.app.form is None else self.read.identity
 
     @property
     def content(self) -> Content:
@@ -147,14 +157,25 @@ def signs_id(scheme: Scheme, envelope: Envelope) -> bool:
 class Decider:
     """Decides what requests start."""
 
-    def __init__(self, directory: Directory, costs: Mapping[str, int] = NO_COSTS, max_depth: int = 16) -> None:
+    def __init__(
+        self,
+        directory: Directory,
+        costs: Mapping[str, int] = NO_COSTS,
+        max_depth: int = 16,
+        tokens: FormTokens | None = None,
+    ) -> None:
+        self._tokens = tokens or FormTokens()
         self._directory = directory
         self._costs = costs
         self._max_depth = max_depth
 
-    def decide(self, app: LiveApp, proof: Proof, request: Request, event_id: str) -> Acceptable:
-        """The event to store and the runs to start. Raises BadRequest, UnsupportedMedia or Unprocessable."""
+    def decide(self, app: LiveApp, proof: Proof, request: Request, event_id: str, now: float) -> Acceptable:
+        """The event to store and the runs to start. Raises BadRequest, UnsupportedMedia, Unprocessable or Spam.
+
+        `now` is when it came (unix seconds): by that the token of a form is judged.
+        """
         arrival = Arrival(app, proof, request, event_id)
+        filled = self._judge_form(arrival, now)
         requests, verdicts = self._start(arrival)
         flows = self._flows(arrival, requests)
         keys = dedupe_keys(
@@ -164,7 +185,10 @@ class Decider:
             arrival.delivery_id,
             lambda: arrival.values,
             signed_id=arrival.signed_id,
+            content=arrival.identity,
         )
+        if filled.number is not None:
+            keys = [form_key(app.id, filled.number), *keys]
         decision = Decision(
             outcome="accepted" if requests else "ignored",
             scheme=proof.kind,
@@ -179,12 +203,13 @@ class Decider:
         return Acceptable(
             id=event_id,
             body=request.body,
-            body_hash=hash_body(request.body),
+            body_hash=hash_body(arrival.identity),
             keys=keys,
             head=_head(arrival, decision),
             requests=requests,
             flows=flows if requests else [],
             payment=self._payment(app, requests),
+            page=filled.page,
         )
 
     def note(self, app: LiveApp, proof: Proof, request: Request, event_id: str, outcome: str) -> Acceptable:
@@ -210,6 +235,10 @@ class Decider:
         """What a stored event starts by what is published now. Raises Unprocessable or BadRequest."""
         requests, verdicts = self._start(known)
         return Start(requests, verdicts, self._flows(known, requests), self._payment(known.app, requests))
+
+    def _judge_form(self, arrival: Arrival, now: float) -> Filled:
+        form = arrival.app.form
+        return Filled() if form is None else check_form(form, self._tokens, arrival.app.id, arrival.filled_in, now)
 
     def _start(self, arrival: Known) -> tuple[list[RunRequest], list[Verdict]]:
         app = arrival.app
@@ -278,6 +307,7 @@ def _head(arrival: Arrival, decision: Decision) -> Head:
         method=arrival.request.method,
         query=arrival.query,
         field=arrival.read.field,
+        hidden=arrival.hidden,
         message=arrival.proof.message,
         decision=decision,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import msgspec
@@ -54,8 +54,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Head(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """All of an event but its bytes and the runs it started.
 
-    `message` is what an adapter made of the bytes; `field` is the form's field that holds the body as JSON. Of the query
-    nothing is kept that shows who asked.
+    `message` is what an adapter made of the bytes; `field` is the form's field that holds the body as JSON, and `hidden`
+    are those that are not the event's but ours. Of the query nothing is kept that shows who asked.
     """
 
     app_id: int | None = None
@@ -67,6 +67,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     method: str | None = None
     query: dict[str, Any] = {}
     field: str | None = None
+    hidden: tuple[str, ...] = ()
     message: dict[str, Any] | None = None
     replay_of: str | None = None
     """The event that this one replays: the first one, also where that was asked of a replay."""
@@ -87,6 +88,8 @@ class Acceptable(msgspec.Struct, frozen=True, kw_only=True):
     requests: list[RunRequest]
     flows: list[Flow | None] = []
     payment: Payment | None = None
+    page: str | None = None
+    """Where the browser that sent a form goes on to."""
 
 
 def new_event_id(now: float, noise: bytes) -> str:
@@ -107,6 +110,19 @@ class Content(msgspec.Struct, frozen=True):
     files: tuple[File, ...] = ()
     envelope: Envelope | None = None
     field: str | None = None
+
+    def without(self, names: Collection[str]) -> Content:
+        """The same without these fields of the form."""
+        if not names or not self.form:
+            return self
+        kept = {name: value for name, value in self.form.items() if name not in names}
+        return msgspec.structs.replace(self, form=kept)
+
+    @property
+    def identity(self) -> bytes:
+        """What the form holds, in whatever bytes it came: each time a browser sends it they have another boundary."""
+        files = [describe_file(file) for file in self.files]
+        return msgspec.json.encode([self.form, files, self.body], order="sorted")
 
 
 EMPTY = Envelope()
@@ -164,15 +180,16 @@ def dedupe_keys(
     values: Callable[[], dict[str, Any]],
     *,
     signed_id: bool = True,
+    content: bytes | None = None,
 ) -> list[str]:
     """The keys under which this delivery is remembered; one that is known already makes it a repetition.
 
     First the sender's own delivery id, else the caller's `Idempotency-Key` or `webhook-id`, else what the app says.
     Where the sender has ids and doesn't sign them the body counts too, whichever id came, or none; `signed_id` is false
-    for an id of an envelope that is not signed. Raises BadRequest
-    for a key that can't be used, and Unprocessable where the app's expression gives nothing.
+    for an id of an envelope that is not signed. `content` stands for the body where its bytes are no measure. Raises
+    BadRequest for a key that can't be used, and Unprocessable where the app's expression gives nothing.
     """
-    keys = _given_keys(app, request, delivery, values)
+    keys = _given_keys(app, request, delivery, values, request.body if content is None else content)
     return (
         keys
         if scheme.signed_id and signed_id
@@ -187,7 +204,7 @@ def handshake_keys(app: LiveApp, scheme: Scheme, request: Request, delivery: str
 
 
 def _given_keys(
-    app: LiveApp, request: Request, delivery: str | None, values: Callable[[], dict[str, Any]]
+    app: LiveApp, request: Request, delivery: str | None, values: Callable[[], dict[str, Any]], content: bytes
 ) -> list[str]:
     if delivery is not None:
         return [id_key(app.id, delivery)]
@@ -196,7 +213,7 @@ def _given_keys(
         if given:
             return [_key(app.id, "key", _single_key(name, given))]
     if app.dedupe == "body":
-        return [_body_key(app, request.body)]
+        return [_body_key(app, content)]
     return [] if app.dedupe is None else [_key(app.id, "cel", _computed_key(app, values()))]
 
 
@@ -213,6 +230,11 @@ def id_key(app_id: int, delivery: str) -> str:
 def keys_named(app_id: int, name: str) -> list[str]:
     """The keys under which a delivery may be remembered that its sender calls so."""
     return [_key(app_id, "id", name), _key(app_id, "key", name)]
+
+
+def form_key(app_id: int, number: str) -> str:
+    """The key of a form's token: it is good for one event."""
+    return _key(app_id, "form", number)
 
 
 def _body_key(app: LiveApp, content: bytes) -> str:

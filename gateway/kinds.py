@@ -65,3 +65,12 @@ REQUIRED_BY_APPS: Final[Mapping[str, tuple[str, ...]]] = {
     "cavage": ("date", "digest"),
     "rfc9421": ("@method", "@authority", "content-digest"),
 }
+# What a sender could do without, but an app can't: anyone may have a key that such a sender vouches for.
+ASKED_OF_APPS: Final[Mapping[str, tuple[str, str]]] = {
+    "paypal": ("webhook_id", "give the id that PayPal shows for this webhook; it is part of what is signed"),
+    "sns": (
+        "topics",
+        "name the topics whose messages count, as in [arn:aws:sns:us-east-2:123456789012:deploys]: everyone with an"
+        " account can have Amazon sign for a topic of their own. A * at the end stands for all that start so",
+    ),
+}

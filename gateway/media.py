@@ -13,6 +13,7 @@ from gateway.errors import BadRequest, ConfigError, UnsupportedMedia
 JSON: Final = "application/json"
 FORM: Final = "application/x-www-form-urlencoded"
 MULTIPART: Final = "multipart/form-data"
+FORMS: Final = (FORM, MULTIPART)
 XML: Final = "application/xml"
 USUAL: Final = (JSON, FORM, MULTIPART)
 """What an app takes that says nothing about it, nor its sender's preset."""

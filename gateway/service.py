@@ -11,6 +11,7 @@ from typing import Protocol
 import msgspec
 
 from gateway.apps import App, LiveApp
+from gateway.browsers import FormTokens
 from gateway.challenges import Challenge, Offer
 from gateway.contents import stored_values
 from gateway.decisions import NO_COSTS, Decider, Directory
@@ -81,7 +82,7 @@ class Receipt(msgspec.Struct, frozen=True):
     """What became of a verified event: the runs it started, now or when it came first; none when nothing matched.
 
     `parked` is one that would have started runs, but too deep in a chain. `reply` is the app's own answer, or why it
-    can't be given; `challenge` the answer that its sender wants.
+    can't be given; `challenge` the answer that its sender wants; `page` is where the browser that sent a form goes on to.
     """
 
     event_id: str
@@ -91,6 +92,7 @@ class Receipt(msgspec.Struct, frozen=True):
     parked: bool = False
     reply: Reply | str | None = None
     challenge: Challenge | None = None
+    page: str | None = None
 
     @property
     def outcome(self) -> str:
@@ -116,6 +118,7 @@ class Service:
         keeper: Keeper | None = None,
         costs: Mapping[str, int] = NO_COSTS,
         max_depth: int = 16,
+        tokens: FormTokens | None = None,
         clock: Callable[[], float] = time.time,
         noise: Callable[[int], bytes] = os.urandom,
         note: Callable[[str, float], None] = lambda _name, _now: None,
@@ -125,7 +128,7 @@ class Service:
         self._prover = Prover(adapters, keys)
         self._visitor = visitor
         self._keeper = keeper
-        self._decider = Decider(directory, costs, max_depth)
+        self._decider = Decider(directory, costs, max_depth, tokens)
         self._clock = clock
         self._noise = noise
         self._note = note
@@ -154,12 +157,12 @@ class Service:
                     raise Forbidden(reason="not_configured")
                 return challenge
         message = "events are posted here"
-        raise MethodNotAllowed(message, allow=", ".join(("POST", *takes)))
+        raise MethodNotAllowed(message, allow=", ".join((*app.admission.methods, *takes)))
 
     async def accept(self, app: LiveApp, request: Request) -> Receipt | Challenge:
         """Verify, decide and store one request. Nothing is parsed before its bytes are verified.
 
-        A challenge is given back and not stored. Raises Unauthorized, BadRequest, Unprocessable, Conflict or
+        A challenge is given back and not stored. Raises Unauthorized, BadRequest, Unprocessable, Spam, Conflict or
         Unavailable; then nothing was started.
         """
         now = self._clock()
@@ -177,7 +180,7 @@ class Service:
             secret = None if proof.secret is None else app.secrets[proof.secret]
             if challenge := handshake.reply(request, secret):
                 return await self._conclude(app, proof, request, challenge, now)
-        event = self._decider.decide(app, proof, request, new_event_id(now, self._noise(8)))
+        event = self._decider.decide(app, proof, request, new_event_id(now, self._noise(8)), now)
         stored = await self._storage.store(event)
         receipt = self._answer(app, event, stored)
         if handshake is not None and handshake.thanks is not None:
@@ -240,7 +243,7 @@ class Service:
                 runs.append(Started(next(started), workflow_id))
         # A direct event whose first coming was parked started nothing, whatever the limit is by now.
         parked = not runs and (app.direct or event.head.decision.outcome == "parked")
-        receipt = Receipt(stored.event_id, tuple(runs), stored.outcome == "known", app.direct, parked)
+        receipt = Receipt(stored.event_id, tuple(runs), stored.outcome == "known", app.direct, parked, page=event.page)
         if app.response is None:
             return receipt
         return msgspec.structs.replace(receipt, reply=compose_reply(app.response, app, event, receipt))

@@ -31,6 +31,11 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("GATEWAY_PORT", "8080", "port the receiver listens on"),
     Setting("GATEWAY_PUBLIC_URL", "", "where the world reaches the receiver, for links; unset, http://host:port"),
     Setting(
+        "GATEWAY_TRUSTED_PROXIES",
+        "",
+        "networks of your own proxies, comma separated: only their X-Forwarded-For says where a request comes from",
+    ),
+    Setting(
         "GATEWAY_MASTER_KEYS",
         "",
         "keys that encrypt stored secrets, newest first, comma separated, each 32 bytes in base64",
@@ -96,6 +101,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     host: str
     port: int
     public_url: str
+    trusted_proxies: tuple[str, ...]
     master_keys: tuple[str, ...]
     durability: Durability
     receivers: int
@@ -143,7 +149,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return not self.redis_url
 
 
-LISTS = ("GATEWAY_MASTER_KEYS", "GATEWAY_TRUSTED_WORKFLOWS", "GATEWAY_CALLBACK_SCHEDULE", "GATEWAY_PYTHON_MODULES")
+LISTS = (
+    "GATEWAY_MASTER_KEYS",
+    "GATEWAY_TRUSTED_PROXIES",
+    "GATEWAY_TRUSTED_WORKFLOWS",
+    "GATEWAY_CALLBACK_SCHEDULE",
+    "GATEWAY_PYTHON_MODULES",
+)
 LONGEST_WAIT = 31_536_000
 BOUNDS: dict[str, tuple[float, float]] = {
     "port": (0, 65535),

@@ -202,6 +202,7 @@ async def receiving(settings: Settings) -> AsyncIterator[int]:
             ws="none",
             access_log=False,
             server_header=False,
+            proxy_headers=False,
             log_config=None,
             timeout_graceful_shutdown=1,
         )

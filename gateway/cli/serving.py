@@ -81,6 +81,8 @@ def _serve_here(settings: Any, fd: int | None) -> None:
         backlog=BACKLOG,
         access_log=False,
         server_header=False,
+        # uvicorn would believe whoever connects from this machine; GATEWAY_TRUSTED_PROXIES says who is believed.
+        proxy_headers=False,
         log_config=None,
         timeout_keep_alive=5,
         timeout_graceful_shutdown=int(settings.grace),

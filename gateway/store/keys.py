@@ -23,6 +23,7 @@
     gw:{0}:gate:NAME:waiting   zset    ids of the runs before it, scored by -priority      while any is
     gw:{0}:throttle:NAME       string  GCRA: when the rate is back to nothing (ms)         until then
     gw:{0}:rate:NAME           string  the same of a rate limit                            until then
+    gw:{0}:arrivals:APP        string  the same of an app's `rate`, at its door            until then
     gw:{0}:debounce:NAME       hash    the run that a request joins, and its latest start  until it begins
     gw:{0}:batch:NAME          hash    the run that a request joins, its items and bytes   until it begins
     gw:{0}:callback:ID         hash    a callback: body, url, state, attempt:<n>..         until retention

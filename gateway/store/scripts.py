@@ -25,6 +25,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "signal": ("prelude", "signal"),
     "clock": ("prelude", "clock"),
     "chained": ("prelude", "chained"),
+    "arrive": ("prelude", "arrive"),
 }
 """Each script, and the files it is made of."""
 

@@ -76,6 +76,7 @@ PAGES = (
         answers={
             200: "The runs it started, now or when it came first",
             202: "Stored; no trigger matched",
+            303: "A form's browser goes on to a page",
             400: "The body is not what it claims to be",
             401: "No valid signature",
             403: "The app may not receive",
@@ -86,9 +87,24 @@ PAGES = (
             413: "The body is too large",
             415: "No plain JSON",
             422: "It names or holds what can't be run",
+            429: "More than the rate of its app or workflow",
             503: "Not stored; send it again",
         },
         body=True,
+    ),
+    Page(
+        method="GET",
+        path="/api/v1/webhooks/{app}/form-token",
+        tag="webhooks",
+        summary="A token that a page with a form fetches when it is opened, and sends with it",
+        answers={
+            200: "The token, and the field to send it in",
+            403: "Not a page of this form, or the app may not receive",
+            404: "There is no such app, or its forms need no token",
+            405: "A token is fetched by GET",
+            429: "More than the app's rate",
+            503: "No token can be made now",
+        },
     ),
     Page(
         method="GET", path="/livez", tag="operations", summary="Whether this process answers", answers={200: "It does"}

@@ -11,20 +11,21 @@ import structlog
 from starlette.types import Receive, Scope, Send
 
 from gateway.apps import LiveApp
+from gateway.browsers import Spam
 from gateway.challenges import Challenge
-from gateway.errors import GatewayError, MethodNotAllowed, Unavailable
+from gateway.errors import GatewayError, Timeout, TooLarge, Unavailable
 from gateway.metrics import Metrics
-from gateway.refused import Sighting
 from gateway.responses import BODILESS, Reply
 from gateway.service import Receipt, Service
 from gateway.signatures import Request
 from gateway.store.refusals import Refusals
 from gateway.web.bodies import ClientGone, read_body, send_and_close
+from gateway.web.gate import Gate
+from gateway.web.pages import Answer, Said, answer_form, answer_preflight, cors_headers, refuse_form
 
 JSON = (b"content-type", b"application/json")
 log = structlog.get_logger()
-Said = dict[str, Any] | bytes
-"""What is answered: JSON, or what has its own content type among the headers."""
+ASKING = ("GET", "HEAD", "OPTIONS")
 _encoder = msgspec.json.Encoder()
 
 
@@ -48,7 +49,10 @@ class Receiver:
     app's sender asks by them.
     """
 
-    def __init__(self, service: Service, words: Words, metrics: Metrics, limits: Limits, refusals: Refusals) -> None:
+    def __init__(
+        self, service: Service, words: Words, metrics: Metrics, limits: Limits, refusals: Refusals, gate: Gate
+    ) -> None:
+        self._gate = gate
         self._service = service
         self._words = words
         self._metrics = metrics
@@ -60,49 +64,64 @@ class Receiver:
         visit = _Visit()
         words: Said
         try:
-            _check_method(scope)
-            status, words, headers = self._answer(await self._take(scope, receive, visit))
+            status, words, headers = self._answer(await self._take(scope, receive, visit), visit, scope)
         except ClientGone:
             self._note(scope, visit, 499, "client_gone", began)
             return
         except GatewayError as error:
             visit.error = error
             visit.reason = str(error.details.get("reason") or error.code)
-            status, words, headers = self._words.refusal(error)
+            status, words, headers = self._refuse(error, visit, scope)
         except asyncio.CancelledError:
             # This process stops and can't wait for the store any longer: stored or not, the sender must come again.
             visit.reason = "stopping"
-            status, words, headers = self._words.refusal(Unavailable())
+            status, words, headers = self._refuse(Unavailable(), visit, scope)
         except Exception:
             # Whatever went wrong is our fault; the sender must come again.
             log.exception("request failed")
             visit.reason = "internal"
-            status, words, headers = self._words.refusal(Unavailable())
-        await _send(receive, send, status, words, headers)
+            status, words, headers = self._refuse(Unavailable(), visit, scope)
+        if visit.app is not None and visit.app.form is not None:
+            headers = headers | cors_headers(visit.app.form, scope)
+        await _send(receive, send, status, words, headers, unread=visit.unread)
         self._note(scope, visit, status, visit.reason, began)
 
-    def _answer(self, outcome: Receipt | Challenge) -> tuple[int, Said, dict[str, str]]:
+    def _answer(self, outcome: Receipt | Challenge | Answer, visit: _Visit, scope: Scope) -> Answer:
+        if isinstance(outcome, tuple):
+            return outcome
         if isinstance(outcome, Challenge):
             return outcome.status, outcome.text.encode(), _headers_of(outcome)
+        if visit.app is not None and visit.app.form is not None:
+            return answer_form(outcome.page, scope)
         if isinstance(outcome.reply, Reply):
             return outcome.reply.status or self._words.answer(outcome)[0], outcome.reply.body, outcome.reply.headers
         if outcome.reply is not None:
             log.warning("an app's own answer can't be given", event_id=outcome.event_id, reason=outcome.reply)
         if outcome.challenge is not None:
-            return self._answer(outcome.challenge)
+            return self._answer(outcome.challenge, visit, scope)
         return *self._words.answer(outcome), {}
 
-    async def _take(self, scope: Scope, receive: Receive, visit: _Visit) -> Receipt | Challenge:
+    def _refuse(self, error: GatewayError, visit: _Visit, scope: Scope) -> Answer:
+        visit.refused = True
+        visit.unread = isinstance(error, TooLarge | Timeout)
+        form = None if visit.app is None else visit.app.form
+        shown = None if form is None else refuse_form(form, error, scope)
+        return shown or self._words.refusal(error)
+
+    async def _take(self, scope: Scope, receive: Receive, visit: _Visit) -> Receipt | Challenge | Answer:
         app = visit.app = self._service.open_door(scope["path_params"]["app"])
-        if scope["method"] != "POST":
-            visit.reason = "challenge"
-            asked = Request.from_asgi(scope["method"], _url(scope), scope["headers"], b"")
-            return _noted(app, self._service.greet(app, asked))
+        if scope["method"] in ASKING:
+            return self._greet(app, scope, visit)
+        await self._gate.admit(app, scope)
         cap = app.app.max_body or self._limits.max_body
         body = await read_body(scope, receive, cap, self._limits.body_timeout)
         request = Request.from_asgi(scope["method"], app.url_of(_url(scope)), scope["headers"], body)
         visit.request = request
-        receipt = await self._service.accept(app, request)
+        try:
+            receipt = await self._service.accept(app, request)
+        except Spam as spam:
+            visit.refused, visit.reason = True, "spam"
+            return answer_form(spam.page, scope)
         if isinstance(receipt, Challenge):
             visit.reason = "challenge"
             return _noted(app, receipt)
@@ -112,14 +131,24 @@ class Receiver:
         visit.reason = "duplicate" if receipt.known else receipt.outcome
         return receipt
 
+    def _greet(self, app: LiveApp, scope: Scope, visit: _Visit) -> Challenge | Answer:
+        """What a browser or a sender asks before it sends anything."""
+        self._gate.check_network(app, scope)
+        if scope["method"] == "OPTIONS" and app.form is not None:
+            visit.reason = "preflight"
+            return answer_preflight(app.form, scope, "POST")
+        visit.reason = "challenge"
+        asked = Request.from_asgi(scope["method"], _url(scope), scope["headers"], b"")
+        return _noted(app, self._service.greet(app, asked))
+
     def _note(self, scope: Scope, visit: _Visit, status: int, reason: str, began: float) -> None:
         seconds = time.perf_counter() - began
         app = "" if visit.app is None else visit.app.app.name
         self._metrics.count_request(app, status, reason)
         receipt = visit.receipt
         if receipt is None:
-            if status >= 400 or reason == "challenge":
-                self._refusals.note(_sighting(scope, visit, status, reason))
+            if visit.refused or status >= 400 or reason == "challenge":
+                self._refusals.note(self._sighting(scope, visit, status, reason))
             log.info("request", app=app, status=status, reason=reason, ms=round(seconds * 1000, 1))
             return
         self._metrics.observe_accept(seconds)
@@ -133,18 +162,35 @@ class Receiver:
             ms=round(seconds * 1000, 1),
         )
 
+    def _sighting(self, scope: Scope, visit: _Visit, status: int, reason: str) -> Sighting:
+        return Sighting(
+            app=visit.app,
+            outcome="refused" if visit.refused or status >= 400 else "handshake",
+            status=status,
+            reason=reason,
+            error=visit.error,
+            method=scope["method"],
+            path=scope["path"],
+            query=scope["query_string"].decode("latin-1"),
+            peer=self._gate.peer_of(scope),
+            headers=scope["headers"],
+            request=visit.request,
+        )
+
 
 class _Visit:
     """What is known of a request by the time it is logged."""
 
-    __slots__ = ("app", "error", "reason", "receipt", "request")
+    __slots__ = ("app", "error", "reason", "receipt", "refused", "request", "unread")
 
     def __init__(self) -> None:
         self.app: LiveApp | None = None
         self.request: Request | None = None
         self.error: GatewayError | None = None
         self.receipt: Receipt | None = None
-        self.reason = "method_not_allowed"
+        self.refused = False
+        self.unread = False
+        self.reason = "internal"
 
 
 def _noted(app: LiveApp, challenge: Challenge) -> Challenge:
@@ -158,29 +204,6 @@ def _headers_of(challenge: Challenge) -> dict[str, str]:
     return {"x-content-type-options": "nosniff"} | media | dict(challenge.headers)
 
 
-def _sighting(scope: Scope, visit: _Visit, status: int, reason: str) -> Sighting:
-    peer = scope.get("client")
-    return Sighting(
-        app=visit.app,
-        outcome="handshake" if status < 400 else "refused",
-        status=status,
-        reason=reason,
-        error=visit.error,
-        method=scope["method"],
-        path=scope["path"],
-        query=scope["query_string"].decode("latin-1"),
-        peer=peer[0] if peer else "",
-        headers=scope["headers"],
-        request=visit.request,
-    )
-
-
-def _check_method(scope: Scope) -> None:
-    if scope["method"] not in ("POST", "GET", "HEAD", "OPTIONS"):
-        message = "events are posted here"
-        raise MethodNotAllowed(message, allow="POST")
-
-
 def _url(scope: Scope) -> str:
     # Never the Host header's word for it: only the path and the query as they came.
     query = scope["query_string"].decode("latin-1")
@@ -188,7 +211,9 @@ def _url(scope: Scope) -> str:
     return path + ("?" + query if query else "")
 
 
-async def _send(receive: Receive, send: Send, status: int, words: Said, headers: dict[str, str]) -> None:
+async def _send(
+    receive: Receive, send: Send, status: int, words: Said, headers: dict[str, str], *, unread: bool
+) -> None:
     raw: list[tuple[bytes, bytes]] = []
     if isinstance(words, bytes):
         body = words
@@ -197,7 +222,7 @@ async def _send(receive: Receive, send: Send, status: int, words: Said, headers:
     if status not in BODILESS:
         raw.append((b"content-length", b"%d" % len(body)))
     raw += [(name.encode(), value.encode()) for name, value in headers.items()]
-    if status in (408, 413):
+    if unread:
         await send_and_close(receive, send, status, raw, body)
         return
     await send({"type": "http.response.start", "status": status, "headers": raw})

@@ -135,6 +135,7 @@ OPEN = {"POST /api/v1/hooks/{token}"}
 """Routes that ask for no token. Each must say here that it means to."""
 OPEN_PAGES = {
     "/api/v1/webhooks/{app}",  # the sender's signature
+    "/api/v1/webhooks/{app}/form-token",  # nothing: it lets nobody in by itself
     "/approve/{token}",  # the signature of the link
     *("/livez", "/readyz", "/metrics", "/openapi.json", "/docs", "/docs/{file}"),
 }

@@ -69,7 +69,7 @@ def read(app: LiveApp, given: Request) -> Content:
 
 def decide(app: LiveApp, given: Request) -> Acceptable:
     assert app.scheme is not None
-    return Decider(House()).decide(app, Proof(app.scheme, app.scheme.kind), given, "evt_1")
+    return Decider(House()).decide(app, Proof(app.scheme, app.scheme.kind), given, "evt_1", 0)
 
 
 # ---- which types
