@@ -66,7 +66,8 @@ class Prover:
             raise Unauthorized(reason=verdict.reason)
         signed = read_signed_time(app.scheme, request, looks_inside=False)
         age = None if signed is None else round(now - signed, 3)
-        secret = verdict.secret if app.secrets else None
+        # A fetched key, and the token of a URL, are none of the app's `secrets`.
+        secret = verdict.secret if app.secrets and not app.only_by_token else None
         return Proof(app.scheme, app.scheme.kind, secret, signed_at=signed, age=age)
 
     async def _fetch_key(self, scheme: Scheme, request: Request) -> tuple[str, ...]:

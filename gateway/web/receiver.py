@@ -15,6 +15,7 @@ from gateway.browsers import Spam
 from gateway.challenges import Challenge
 from gateway.errors import GatewayError, Timeout, TooLarge, Unavailable
 from gateway.metrics import Metrics
+from gateway.refused import Sighting
 from gateway.responses import BODILESS, Reply
 from gateway.service import Receipt, Service
 from gateway.signatures import Request

@@ -1,0 +1,1 @@
+"""The gateway as a browser meets it."""
