@@ -107,6 +107,7 @@ class App(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True,
     form: FormSettings | None = None
     credits: Allowance | None = None
     reconcile: ReconcileSettings | None = None
+    receipts: bool = False
     managed_by: str = "api"
 
     @property

@@ -26,6 +26,7 @@ from gateway.errors import GatewayError
 from gateway.inquiries import Inquiry
 from gateway.management import Management
 from gateway.metrics import Metrics
+from gateway.receipts import Signer
 from gateway.replaying import Replayer
 from gateway.secrets import read_master_keys
 from gateway.service import Service
@@ -39,6 +40,7 @@ from gateway.store.keys import Keys
 from gateway.store.listing import Listing
 from gateway.store.rates import Rates
 from gateway.store.reading import Reader
+from gateway.store.receipting import Chains, Notary
 from gateway.store.records import Records
 from gateway.store.refusals import Refusals, Refused
 from gateway.store.registry import Registry
@@ -58,6 +60,7 @@ from gateway.web.health import Health
 from gateway.web.keyring import Keyring
 from gateway.web.pages import TokenDoor
 from gateway.web.problems import on_exception, on_gateway_error, on_http_exception
+from gateway.web.receipt_keys import publish_keys
 from gateway.web.receiver import Limits, Receiver
 from gateway.web.repeats import Repeats
 from gateway.web.visiting import Visits
@@ -133,7 +136,9 @@ class House:
         acceptor = new_acceptor(settings, self._accepting, keys)
         management = Management(catalog, sealing, policy, refresh=self._registry.load)
         self._keyring = Keyring(self._client)
-        tokens = FormTokens(sealing)
+        tokens, signer = FormTokens(sealing), Signer(sealing)
+        self._notary = Notary(Chains(self._accepting, keys), signer)
+        self.receipt_keys = publish_keys(signer)
         service = Service(
             self._registry,
             acceptor,
@@ -141,6 +146,7 @@ class House:
             self._keyring,
             visitor=Visits(self._client),
             keeper=management,
+            registrar=self._notary,
             costs=costs,
             max_depth=settings.max_depth,
             note=self._secret_uses.note,
@@ -196,6 +202,7 @@ class House:
         finally:
             await self._registry.stop_watching()
             await self._keyring.close()
+            await self._notary.close()
             await self._waiters.close()
             await self._refusals.close()
             await self._uses.close()
@@ -214,6 +221,7 @@ def create_app(settings: Settings | None = None) -> Gateway:
             *(route for dialect in DIALECTS for route in mount(dialect, house.parts)),
             *house.health.routes,
             *house.approving.routes,
+            house.receipt_keys,
             *documentation_routes(DIALECTS),
         ],
         exception_handlers={GatewayError: on_gateway_error, HTTPException: on_http_exception, Exception: on_exception},

@@ -69,6 +69,12 @@ class Keeper(Protocol):
     async def pair_app(self, app: App, secret: str) -> bool: ...
 
 
+class Registrar(Protocol):
+    """Who gives an event its place among those of its app, for the sender to keep as a signed receipt."""
+
+    async def certify(self, app_id: int, event_id: str, body: bytes) -> str: ...
+
+
 class Started(msgspec.Struct, frozen=True):
     """A run that an event started, or joined; or, `skipped`, the run that was in its way, with its state then."""
 
@@ -93,6 +99,8 @@ class Receipt(msgspec.Struct, frozen=True):
     reply: Reply | str | None = None
     challenge: Challenge | None = None
     page: str | None = None
+    slip: str | None = None
+    """What its sender may keep as a proof, where the app gives signed receipts."""
 
     @property
     def outcome(self) -> str:
@@ -116,6 +124,7 @@ class Service:
         *,
         visitor: Visitor | None = None,
         keeper: Keeper | None = None,
+        registrar: Registrar | None = None,
         costs: Mapping[str, int] = NO_COSTS,
         max_depth: int = 16,
         tokens: FormTokens | None = None,
@@ -128,6 +137,7 @@ class Service:
         self._prover = Prover(adapters, keys)
         self._visitor = visitor
         self._keeper = keeper
+        self._registrar = registrar
         self._decider = Decider(directory, costs, max_depth, tokens)
         self._clock = clock
         self._noise = noise
@@ -183,9 +193,17 @@ class Service:
         event = self._decider.decide(app, proof, request, new_event_id(now, self._noise(8)), now)
         stored = await self._storage.store(event)
         receipt = self._answer(app, event, stored)
+        if app.app.receipts:
+            receipt = msgspec.structs.replace(receipt, slip=await self._certify(app, stored.event_id, request.body))
         if handshake is not None and handshake.thanks is not None:
             return msgspec.structs.replace(receipt, challenge=handshake.thanks)
         return receipt
+
+    async def _certify(self, app: LiveApp, event_id: str, body: bytes) -> str:
+        """The signed receipt of a stored event. Without one it is no 2xx: the sender comes again, and it is known then."""
+        if self._registrar is None:
+            raise Unavailable(reason="no_receipts")
+        return await self._registrar.certify(app.id, event_id, body)
 
     async def _meet(self, app: LiveApp, handshake: Handshake, request: Request, now: float) -> Challenge | None:
         """The answer to what nobody signed, if it is a handshake: at most it hands over the secret that is waited for."""

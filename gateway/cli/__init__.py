@@ -16,6 +16,7 @@ from gateway.cli import (
     managing,
     probing,
     publishing,
+    receipting,
     reconciling,
     rehearsing,
     replaying,
@@ -70,6 +71,7 @@ app.add_typer(looking.runs, name="run", rich_help_panel=LOOK)
 app.add_typer(explaining.events, name="event", rich_help_panel=LOOK)
 app.add_typer(looking.callbacks, name="callback", rich_help_panel=LOOK)
 app.add_typer(auditing.audit, name="audit", rich_help_panel=LOOK)
+app.add_typer(receipting.receipts, name="receipt", rich_help_panel=LOOK)
 app.command("send", rich_help_panel=TRY)(sending.send)
 app.command("verify", rich_help_panel=TRY)(sending.verify)
 app.command("doctor", rich_help_panel=LOOK)(doctoring.doctor)

@@ -57,6 +57,7 @@
     gw:{0}:versions:NAME       hash    version number -> digest, label, when published     for ever
     gw:{0}:tokens              hash    token id -> what it may do, and its hash            until removed
     gw:{0}:tokens:used         zset    token ids, scored by their last use (s, to the minute)  for ever
+    gw:{0}:receipts:APP        stream  an app's chain of receipts: the places of its events  capped by count
     gw:{0}:audit               stream  who changed what, chained by hashes                  for ever
     gw:{0}:reconciled          hash    app id -> up to when its sender's list is reconciled  for ever
     gw:{0}:reconciled:APP      string  a worker does this round                             until the next

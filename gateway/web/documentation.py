@@ -107,6 +107,13 @@ PAGES = (
         },
     ),
     Page(
+        method="GET",
+        path="/.well-known/gateway-receipts.json",
+        tag="webhooks",
+        summary="The public keys by which signed receipts are verified, as a JWK set",
+        answers={200: "RFC 7517"},
+    ),
+    Page(
         method="GET", path="/livez", tag="operations", summary="Whether this process answers", answers={200: "It does"}
     ),
     Page(

@@ -25,6 +25,7 @@ from gateway.web.gate import Gate
 from gateway.web.pages import Answer, Said, answer_form, answer_preflight, cors_headers, refuse_form
 
 JSON = (b"content-type", b"application/json")
+SLIP = "gateway-receipt"
 log = structlog.get_logger()
 ASKING = ("GET", "HEAD", "OPTIONS")
 _encoder = msgspec.json.Encoder()
@@ -82,6 +83,8 @@ class Receiver:
             log.exception("request failed")
             visit.reason = "internal"
             status, words, headers = self._refuse(Unavailable(), visit, scope)
+        if visit.receipt is not None and visit.receipt.slip is not None and status < 400:
+            headers = headers | {SLIP: visit.receipt.slip}
         if visit.app is not None and visit.app.form is not None:
             headers = headers | cors_headers(visit.app.form, scope)
         await _send(receive, send, status, words, headers, unread=visit.unread)
