@@ -20,13 +20,17 @@ EXCERPT = 512
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One try to deliver a callback. `at` is milliseconds of the store's clock; `answer` the first bytes of the reply."""
+    """One try to deliver a callback. `at` is milliseconds of the store's clock; `answer` the first bytes of the reply.
+
+    `error` is for everybody who may see the callback, `detail` says more and is for the operator alone.
+    """
 
     number: int
     at: int
     duration_ms: int
     status: int | None = None
     error: str | None = None
+    detail: str | None = None
     answer: str | None = None
 
 

@@ -212,16 +212,20 @@ def kinds_of(definition: Definition) -> dict[str, str]:
     return {step.id: step.kind for step in definition.steps}
 
 
-def describe_whole_run(run: Run, kinds: Mapping[str, str], callbacks: Sequence[Callback]) -> WholeRun:
-    return WholeRun(**fields_of(run, kinds), callbacks=[describe_callback(each) for each in callbacks])
+def describe_whole_run(
+    run: Run, kinds: Mapping[str, str], callbacks: Sequence[Callback], *, operator: bool = False
+) -> WholeRun:
+    told = [describe_callback(each, operator=operator) for each in callbacks]
+    return WholeRun(**fields_of(run, kinds), callbacks=told)
 
 
-def describe_callback(callback: Callback) -> CallbackDocument:
-    return CallbackDocument(**_callback_fields(callback))
+def describe_callback(callback: Callback, *, operator: bool = False) -> CallbackDocument:
+    """A callback. Why nothing answered is told in full to operators only: it names addresses inside."""
+    return CallbackDocument(**_callback_fields(callback, operator))
 
 
-def describe_whole_callback(callback: Callback) -> WholeCallback:
-    return WholeCallback(**_callback_fields(callback), body=msgspec.json.decode(callback.body))
+def describe_whole_callback(callback: Callback, *, operator: bool = False) -> WholeCallback:
+    return WholeCallback(**_callback_fields(callback, operator), body=msgspec.json.decode(callback.body))
 
 
 def describe_workflow(published: Published) -> WorkflowDocument:
@@ -302,7 +306,7 @@ def describe_new_token(token: Token, text: str, now: float) -> NewToken:
     return NewToken(**_token_fields(token, now, None, balance), token=text)
 
 
-def _callback_fields(callback: Callback) -> dict[str, Any]:
+def _callback_fields(callback: Callback, operator: bool) -> dict[str, Any]:
     return {
         "callback_id": callback.id,
         "status": CallbackState(callback.state),
@@ -313,17 +317,17 @@ def _callback_fields(callback: Callback) -> dict[str, Any]:
         "created_at": iso(callback.created_at),
         "completed_at": iso(callback.ended_at),
         "next_attempt_at": iso(callback.due_at) if callback.state == CallbackState.PENDING else None,
-        "attempts": [_describe_attempt(each) for each in callback.attempts],
+        "attempts": [_describe_attempt(each, operator) for each in callback.attempts],
     }
 
 
-def _describe_attempt(attempt: Attempt) -> AttemptDocument:
+def _describe_attempt(attempt: Attempt, operator: bool) -> AttemptDocument:
     return AttemptDocument(
         number=attempt.number,
         at=iso(attempt.at),
         duration_ms=attempt.duration_ms,
         status=attempt.status,
-        error=attempt.error,
+        error=(attempt.detail if operator else None) or attempt.error,
         answer=attempt.answer,
     )
 

@@ -8,9 +8,11 @@ GATEWAY_EGRESS_ALLOW lets the operator open networks; it opens those and loosens
 
 from __future__ import annotations
 
+import base64
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from urllib.parse import unquote
 
 from msgspec import Struct
 
@@ -81,6 +83,7 @@ _URL = re.compile(
 _AUTHORITY = re.compile(r"(?P<host>\[[^\[\]]*\]|[^\[\]:]*)(?::(?P<port>[0-9]{1,5}))?")
 _NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?)*")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
+_PROXY = re.compile(r"http://(?:(?P<who>[^@/?#]*)@)?(?P<authority>[^@/?#]*)/?", re.IGNORECASE)
 
 
 class Policy(Struct, frozen=True):
@@ -131,6 +134,28 @@ class RefusedAddress(Struct, frozen=True):
 Approval = Approved | RefusedAddress
 
 
+class Finding(Struct, frozen=True):
+    """What a first look at a configured URL gave: why it is refused, or what could not be found out. Neither: it is fine."""
+
+    refusal: str | None = None
+    doubt: str | None = None
+
+
+Examine = Callable[[str], Awaitable[Finding]]
+"""Judges a URL that somebody configures, with one look-up of its name."""
+
+
+class Proxy(Struct, frozen=True):
+    """Where every connection goes through. `authorization` is the value of Proxy-Authorization, a secret."""
+
+    host: str
+    port: int
+    authorization: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Proxy({self.host}:{self.port})"
+
+
 def read_policy(text: str) -> Policy:
     """Read GATEWAY_EGRESS_ALLOW: networks or single addresses, separated by commas; blank allows none.
 
@@ -138,6 +163,28 @@ def read_policy(text: str) -> Policy:
     """
     pieces = (piece.strip() for piece in text.split(","))
     return Policy(allow=tuple(_read_network(piece) for piece in pieces if piece))
+
+
+def read_proxy(text: str) -> Proxy | None:
+    """Read GATEWAY_EGRESS_PROXY: `http://host:port`, with `user:password@` where the proxy asks for it; blank is none.
+
+    Where the proxy stands is the operator's word, so any address will do. Raises ConfigError, which never repeats the text.
+    """
+    text = text.strip()
+    if not text:
+        return None
+    parts = None if _refusal_of_text(text) else _PROXY.fullmatch(text)
+    if parts is None:
+        raise _bad_proxy(
+            "it is not of the form http://host:port; a proxy is spoken to in plain HTTP, and asked to CONNECT"
+        )
+    place = _AUTHORITY.fullmatch(parts["authority"])
+    if place is None or place["port"] is None or not 1 <= int(place["port"]) <= 65535:
+        raise _bad_proxy("it names no port, such as http://proxy.internal:3128")
+    host = _read_host(place["host"].lower())
+    if isinstance(host, RefusedUrl):
+        raise _bad_proxy(host.reason)
+    return Proxy(host, int(place["port"]), None if parts["who"] is None else _read_who(parts["who"]))
 
 
 def check_url(policy: Policy, url: str) -> str | None:
@@ -173,6 +220,21 @@ def approve(policy: Policy, scheme: str, port: int, addresses: Sequence[str]) ->
         if reason:
             return RefusedAddress(f"{address}: {reason}")
     return Approved(str(ip_address(addresses[0])))
+
+
+def _bad_proxy(reason: str) -> ConfigError:
+    return ConfigError(f"GATEWAY_EGRESS_PROXY: {reason}.")
+
+
+def _read_who(text: str) -> str:
+    """Basic credentials (RFC 7617) from a URL's user name and password, which are percent-encoded there."""
+    try:
+        user, _, password = (unquote(each, errors="strict") for each in text.partition(":"))
+    except UnicodeDecodeError:
+        user = password = ""
+    if not user or ":" in user or not (user + password).isprintable():
+        raise _bad_proxy("its user name and password can't be used; write user:password@ with special signs as %XX")
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
 def _read_network(piece: str) -> Network:

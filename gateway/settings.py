@@ -49,6 +49,12 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "GATEWAY_EGRESS_ALLOW", "", "private networks that callbacks, http and model steps may reach, comma separated"
     ),
+    Setting(
+        "GATEWAY_EGRESS_PROXY",
+        "",
+        "HTTP proxy that all these requests go through, `http://[user:password@]host:port`; unset, none:"
+        " `HTTPS_PROXY` and its like are never read",
+    ),
     Setting("GATEWAY_LOG_FORMAT", "auto", "`json`, `console`, or `auto`: console on a terminal"),
     Setting("GATEWAY_LOG_LEVEL", "info", "`debug`, `info`, `warning` or `error`"),
     Setting("GATEWAY_MAX_BODY", "1048576", "bytes a request body may have, at most 26214400"),
@@ -110,6 +116,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     lease: float
     grace: float
     egress_allow: str
+    egress_proxy: str
     log_format: LogFormat
     log_level: Literal["debug", "info", "warning", "error"]
     max_body: int

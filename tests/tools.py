@@ -266,8 +266,8 @@ class Peer:
         return f"http://127.0.0.1:{self.port}"
 
     @contextlib.asynccontextmanager
-    async def listening(self) -> AsyncIterator[Peer]:
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+    async def listening(self, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[Peer]:
+        server = await asyncio.start_server(self._serve, host, port)
         self.port = server.sockets[0].getsockname()[1]
         try:
             yield self

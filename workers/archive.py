@@ -78,14 +78,14 @@ class Archive:
             return await self._describe_run(int(record_id))
         if part == "event":
             return await self._describe_event(record_id)
-        return plain(describe_whole_callback(await self._reader.callback(record_id)))
+        return plain(describe_whole_callback(await self._reader.callback(record_id), operator=True))
 
     async def _describe_run(self, run_id: int) -> dict[str, Any]:
         run = await self._reader.run(run_id)
         callbacks = await self._reader.callbacks_of(run_id)
         event = await self._event_of(run)
-        return plain(describe_whole_run(run, await self._kinds(run), callbacks)) | {
-            "callbacks": [plain(describe_whole_callback(each)) for each in callbacks],
+        return plain(describe_whole_run(run, await self._kinds(run), callbacks, operator=True)) | {
+            "callbacks": [plain(describe_whole_callback(each, operator=True)) for each in callbacks],
             "events": [] if event is None else [event],
         }
 

@@ -88,7 +88,11 @@ class Courier:
 def _attempt(number: int, began: int, answer: Answer | Failure) -> Attempt:
     if isinstance(answer, Failure):
         return Attempt(
-            number=number, at=began, duration_ms=answer.duration_ms, error=f"{answer.reason}: {answer.detail}"[:500]
+            number=number,
+            at=began,
+            duration_ms=answer.duration_ms,
+            error=answer.public_text[:500],
+            detail=answer.text[:500],
         )
     return Attempt(
         number=number,
@@ -112,6 +116,6 @@ def _log_attempt(callback: Callback, number: int, answer: Answer | Failure, verd
         app_id=callback.app_id,
         attempt=number,
         status=None if isinstance(answer, Failure) else answer.status,
-        error=answer.reason if isinstance(answer, Failure) else None,
+        error=answer.text if isinstance(answer, Failure) else None,
         next_in=None if verdict.delay is None else round(verdict.delay),
     )

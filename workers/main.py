@@ -22,7 +22,6 @@ from arq.worker import Retry, func
 from gateway.asgi import master_keys, new_acceptor, store_url
 from gateway.credits import read_costs
 from gateway.documents import kinds_of
-from gateway.egress import read_policy
 from gateway.errors import GatewayError
 from gateway.logs import configure_logs
 from gateway.runs import Run
@@ -38,7 +37,7 @@ from gateway.store.retention import DAY_MS, Limits, Retention
 from gateway.store.ticking import Ticking
 from gateway.store.waiting import tell_delta
 from gateway.tasks import end_tasks
-from gateway.web.client import Client
+from gateway.web.client import new_client
 from gateway.web.reconciler import Reconciler
 from workers.archive import Archive
 from workers.chain import Chains
@@ -71,7 +70,7 @@ class Parts:
         self.registry = Registry(
             self.redis, Catalog(self.redis, self.keys), self.keys.named("changed"), master_keys(settings)
         )
-        self.client = Client(read_policy(settings.egress_allow))
+        self.client = new_client(settings)
         self.runs = Records(self.redis, self.keys, "run", patience=settings.lease)
         self.callbacks = Records(self.redis, self.keys, "callback", patience=settings.lease)
         self.clock = StoreClock()

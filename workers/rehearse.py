@@ -12,12 +12,11 @@ import os
 import sys
 from typing import Any
 
-from gateway.egress import read_policy
 from gateway.errors import GatewayError
 from gateway.jobs import idempotency_key
 from gateway.logs import configure_logs
 from gateway.settings import Settings, read_settings
-from gateway.web.client import Client
+from gateway.web.client import new_client
 from gateway.workflows import prepare
 from workers import attempts
 from workers.executors.base import Context, Models, StepFailed, rules_of
@@ -44,7 +43,7 @@ def main() -> None:
 
 async def _attempt(order: dict[str, Any], settings: Settings) -> dict[str, Any]:
     step = prepare(order["definition"]).steps[order["step"]]
-    async with Client(read_policy(settings.egress_allow)) as client:
+    async with new_client(settings) as client:
         context = Context(
             run_id=RUN,
             step_id=order["unit"],

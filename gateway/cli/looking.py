@@ -148,7 +148,7 @@ async def read_whole_run(shard: Shard, run_id: int) -> dict[str, Any]:
         kinds = kinds_of(read_definition(await shard.catalog.document(run.request.digest)))
     except GatewayError:
         kinds = {}
-    return plain(describe_whole_run(run, kinds, await shard.reader.callbacks_of(run_id)))
+    return plain(describe_whole_run(run, kinds, await shard.reader.callbacks_of(run_id), operator=True))
 
 
 @callbacks.command("list")
@@ -160,7 +160,7 @@ def list_callbacks(limit: Limit = 20, status: Status = None, json: Json = False)
 
     _check_word(status, [str(state) for state in CallbackState])
     page = with_store(lambda shard: shard.listing.callbacks(CallbackFilter(state=status), limit))
-    found = [plain(describe_callback(each.callback)) for each in page.found]
+    found = [plain(describe_callback(each.callback, operator=True)) for each in page.found]
     if json:
         print_json(found)
         return
@@ -180,7 +180,8 @@ def show_callback(
     """One callback: its message, and each attempt to deliver it."""
     from gateway.documents import describe_whole_callback, plain
 
-    document = plain(describe_whole_callback(with_store(lambda shard: shard.reader.callback(callback_id))))
+    found = with_store(lambda shard: shard.reader.callback(callback_id))
+    document = plain(describe_whole_callback(found, operator=True))
     if json:
         print_json(document)
         return

@@ -30,11 +30,10 @@ def reconcile(
 async def _round(shard: Shard, name: str, since: str | None, dry_run: bool) -> dict[str, Any]:
     from gateway.apps import LiveApp
     from gateway.asgi import master_keys
-    from gateway.egress import read_policy
     from gateway.retries import read_duration
     from gateway.store.marks import Marks
     from gateway.store.registry import resolve_secret
-    from gateway.web.client import Client
+    from gateway.web.client import new_client
     from gateway.web.reconciler import Reconciler
 
     apps = (await shard.catalog.read()).apps.values()
@@ -44,7 +43,7 @@ async def _round(shard: Shard, name: str, since: str | None, dry_run: bool) -> d
     keys, marks = master_keys(shard.settings), Marks(shard.redis, shard.keys)
     live = LiveApp(app, lambda reference, owner: resolve_secret(reference, owner, keys))
     start = None if since is None else await marks.now() - int(read_duration(since, "--since") * 1000)
-    async with Client(read_policy(shard.settings.egress_allow)) as client:
+    async with new_client(shard.settings) as client:
         return await Reconciler(client, marks).reconcile(live, start, ask=not dry_run)
 
 

@@ -92,7 +92,7 @@ async def find_failing_endpoints(redis: Redis, keys: Keys) -> list[Endpoint]:
             continue
         counts[each.url] += 1
         attempt = each.attempts[-1] if each.attempts else None
-        words = "never tried" if attempt is None else attempt.error or f"answered {attempt.status}"
+        words = "never tried" if attempt is None else attempt.detail or attempt.error or f"answered {attempt.status}"
         last.setdefault(each.url, words)
     return [Endpoint(url, count, last[url]) for url, count in counts.most_common(10)]
 

@@ -56,14 +56,15 @@ async def list_callbacks(call: Call) -> Answer:
     place = None if query.cursor is None else _read_place(query.cursor)
     page = await call.listing.callbacks(wanted, query.limit, place, lambda found: _sees_callback(call, found))
     next_cursor = None if page.next is None else f"{page.next.score}.{page.next.id}"
-    return 200, CallbackPage([describe_callback(each.callback) for each in page.found], next_cursor)
+    operator = call.who.token.may("admin")
+    return 200, CallbackPage([describe_callback(each.callback, operator=operator) for each in page.found], next_cursor)
 
 
 async def show_callback(call: Call) -> Answer:
     """One callback with its message."""
     callback = await call.control.reader.callback(call.path["callback_id"])
     call.who.require(READ, await _subject_of_run(call, callback.run_id))
-    return 200, describe_whole_callback(callback)
+    return 200, describe_whole_callback(callback, operator=call.who.token.may("admin"))
 
 
 def _read_place(cursor: str) -> Place:

@@ -2,8 +2,8 @@
 
 An attempt reads the URL, looks its name up once, lets `egress.approve` judge every address, dials the
 approved address and no other, sends, and reads the answer up to a cap. The name stays in the Host header, in
-SNI and in the check of the certificate. Redirects are answers, proxy variables are never read, nothing is
-decompressed. Failures of the far end are values. How many attempts run at once is the caller's business.
+SNI and in the check of the certificate. Redirects are answers, proxy variables are never read (a proxy is given, or
+there is none), nothing is decompressed. Failures of the far end are values. How many attempts run at once is the caller's business.
 """
 
 from __future__ import annotations
@@ -22,7 +22,19 @@ import httpcore2
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.egress import Destination, Policy, RefusedAddress, RefusedUrl, approve, read_url
+from gateway.egress import (
+    Destination,
+    Policy,
+    Proxy,
+    RefusedAddress,
+    RefusedUrl,
+    approve,
+    read_policy,
+    read_proxy,
+    read_url,
+)
+from gateway.settings import Settings
+from gateway.web.tunnel import PinnedNetwork
 
 Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
 Headers = Mapping[str, str] | Iterable[tuple[str, str]]
@@ -53,6 +65,14 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FIELD_VALUE = re.compile(r"([\x21-\x7e\x80-\xff]([\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?")
 
 
+_SENTENCES = {
+    "unreachable": "no connection could be made",
+    "timeout": "there was no whole answer in time",
+    "tls": "no secure connection could be made",
+    "protocol": "it hung up before the end of its answer, or does not speak HTTP",
+}
+
+
 class Answer(Struct, frozen=True, kw_only=True):
     """What came back, whatever its status. Header names have lower case; `body` is raw and cut at the cap."""
 
@@ -74,12 +94,24 @@ class Failure(Struct, frozen=True, kw_only=True):
 
     reason: str
     detail: str
+    sentence: str = ""
+    """For everybody, where there is more to say than the usual."""
     duration_ms: int = 0
+
+    @property
+    def text(self) -> str:
+        """All that is known, for the operator."""
+        return f"{self.reason}: {self.detail}"
 
     @property
     def public_reason(self) -> str:
         """The word for outsiders: who may choose URLs must not learn what is inside the network."""
         return "unreachable" if self.reason == "refused_address" else self.reason
+
+    @property
+    def public_text(self) -> str:
+        """The word and a sentence for outsiders. What is wrong with their own text they are told, addresses never."""
+        return f"{self.public_reason}: {self.sentence or _SENTENCES.get(self.public_reason, self.detail)}"
 
 
 class Target(Struct, frozen=True):
@@ -94,7 +126,8 @@ class Target(Struct, frozen=True):
 class Client:
     """Sends requests under one policy; keeps at most `max_idle` unused connections, each for `idle_seconds`.
 
-    `resolve` turns a host and port into addresses and is asked once per attempt. `ssl_context` decides whose
+    With a `proxy`, every connection is one through it to the approved address. `resolve` turns a host and port into
+    addresses and is asked once per attempt. `ssl_context` decides whose
     certificates are trusted (default: the system's, or what SSL_CERT_FILE or SSL_CERT_DIR name).
     """
 
@@ -102,12 +135,14 @@ class Client:
         self,
         policy: Policy,
         *,
+        proxy: Proxy | None = None,
         resolve: Resolver | None = None,
         ssl_context: ssl.SSLContext | None = None,
         idle_seconds: float = IDLE_SECONDS,
         max_idle: int = MAX_IDLE,
     ) -> None:
         self._policy = policy
+        self._proxy = proxy
         self._resolve = resolve or look_up
         self._ssl_context = ssl_context or httpcore2.default_ssl_context()
         self._idle = _IdleLines(idle_seconds, max_idle)
@@ -149,7 +184,8 @@ class Client:
             async with asyncio.timeout(total_timeout):
                 outcome = await self._attempt(call)
         except TimeoutError:
-            outcome = Failure(reason="timeout", detail=f"no whole answer within {total_timeout:g} s")
+            late = f"no whole answer within {total_timeout:g} s"
+            outcome = Failure(reason="timeout", detail=late, sentence=late)
         return replace(outcome, duration_ms=round((time.monotonic() - started) * 1000))
 
     async def _attempt(self, call: _Call) -> Answer | Failure:
@@ -176,12 +212,13 @@ class Client:
         return Target(destination.scheme, host, port, verdict.address)
 
     async def _exchange(self, target: Target, request: httpcore2.Request, call: _Call) -> Answer | Failure:
-        line = await self._idle.take(target) or _Line(target, self._ssl_context)
+        line = await self._idle.take(target) or _Line(target, self._ssl_context, self._proxy)
         try:
             async with self._returned(line):
                 return await line.send(request, call)
         except httpcore2.ReadTimeout:
-            return Failure(reason="timeout", detail=f"{target.address}: nothing came for {call.idle_timeout:g} s")
+            silent = f"nothing came for {call.idle_timeout:g} s"
+            return Failure(reason="timeout", detail=f"{target.address}: {silent}", sentence=silent)
         except (
             httpcore2.NetworkError,
             httpcore2.ProtocolError,
@@ -196,6 +233,11 @@ class Client:
             yield
         finally:
             await self._idle.keep_or_close(line)
+
+
+def new_client(settings: Settings) -> Client:
+    """The client that the settings make. Raises ConfigError for networks or a proxy that can't be."""
+    return Client(read_policy(settings.egress_allow), proxy=read_proxy(settings.egress_proxy))
 
 
 async def look_up(host: str, port: int) -> list[str]:
@@ -217,35 +259,13 @@ class _Call(Struct, frozen=True):
     sink: Sink | None
 
 
-class _PinnedNetwork(httpcore2.AsyncNetworkBackend):
-    """Dials the approved address whatever name it is told, and remembers the stream for closing."""
-
-    def __init__(self, address: str) -> None:
-        self._address = address
-        self._sockets = httpcore2.AnyIOBackend()
-        self.stream: httpcore2.AsyncNetworkStream | None = None
-
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,  # noqa: ASYNC109 (the signature is httpcore2's)
-        local_address: str | None = None,
-        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
-    ) -> httpcore2.AsyncNetworkStream:
-        self.stream = await self._sockets.connect_tcp(
-            self._address, port, timeout=timeout, local_address=local_address, socket_options=socket_options
-        )
-        return self.stream
-
-
 class _Line:
     """One connection to one target, used by one attempt at a time."""
 
-    def __init__(self, target: Target, ssl_context: ssl.SSLContext) -> None:
+    def __init__(self, target: Target, ssl_context: ssl.SSLContext, proxy: Proxy | None) -> None:
         self.target = target
         self.idle_since = 0.0
-        self._network = _PinnedNetwork(target.address)
+        self._network = PinnedNetwork(target.address, proxy)
         self._http = httpcore2.AsyncHTTPConnection(
             httpcore2.Origin(target.scheme.encode(), target.host.encode(), target.port),
             ssl_context=ssl_context,

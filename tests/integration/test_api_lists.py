@@ -130,6 +130,32 @@ def test_callbacks_are_filtered(store: str, tmp_path: Path) -> None:
     tell(story())
 
 
+def test_why_nothing_answered_is_told_in_full_to_admins_only(store: str, tmp_path: Path) -> None:
+    """Whoever may see a callback reads that nobody answered; which address did not is for operators."""
+
+    async def story() -> None:
+        async with serving(store, tmp_path, callback_schedule="0") as api:
+            await send(api, 42)
+
+            async def failed() -> Any:
+                found = (await api.get("/api/v1/callbacks?status=failed")).json()["data"]
+                return found[0] if found else None
+
+            full = await until(failed)
+            token = await api.token("runs:read")
+            await api.settle()
+            (listed,) = (await api.get("/api/v1/callbacks", token=token)).json()["data"]
+            path = f"/api/v1/callbacks/{full['callback_id']}"
+            shown = [(await api.get(path, token=each)).json() for each in (api.admin, token)]
+            whole = (await api.get(f"/api/v1/runs/{full['run_id']}", token=token)).json()
+        errors = [each["attempts"][0]["error"] for each in (full, shown[0])]
+        assert all(each.startswith("unreachable: 127.0.0.1: ") for each in errors)
+        errors = [each["attempts"][0]["error"] for each in (listed, shown[1], whole["callbacks"][0])]
+        assert errors == ["unreachable: no connection could be made"] * 3
+
+    tell(story())
+
+
 def test_a_narrowed_caller_walks_its_own_callbacks(store: str, tmp_path: Path) -> None:
     """A narrowed token's pages are full of what it may see, and hold nothing else."""
 

@@ -16,11 +16,13 @@ from gateway.egress import (
     Approved,
     Destination,
     Policy,
+    Proxy,
     RefusedAddress,
     RefusedNetwork,
     approve,
     check_url,
     read_policy,
+    read_proxy,
     read_url,
 )
 from gateway.errors import ConfigError
@@ -348,3 +350,50 @@ def test_network_that_hides_ipv4_can_not_be_allowed(piece: str) -> None:
     """Allowing IPv4 networks in IPv6 dress is an error instead of a line without effect."""
     with pytest.raises(ConfigError, match="Write the IPv4 network itself"):
         read_policy(piece)
+
+
+@pytest.mark.parametrize(
+    ("text", "proxy"),
+    [
+        ("", None),
+        ("http://proxy.internal:3128", Proxy("proxy.internal", 3128)),
+        (" HTTP://Proxy.Internal:3128/ ", Proxy("proxy.internal", 3128)),
+        ("http://127.0.0.1:1", Proxy("127.0.0.1", 1)),
+        ("http://[::1]:3128", Proxy("::1", 3128)),
+        ("http://ann:s3cret@p:8080", Proxy("p", 8080, "Basic YW5uOnMzY3JldA==")),
+        ("http://ann:a%40b%3Ac@p:8080", Proxy("p", 8080, "Basic YW5uOmFAYjpj")),
+        ("http://ann@p:8080", Proxy("p", 8080, "Basic YW5uOg==")),
+    ],
+)
+def test_proxy_is_read_from_text(text: str, proxy: Proxy | None) -> None:
+    """Host and port, and Basic credentials where the URL has some; inside the network it may be, as any proxy is."""
+    assert read_proxy(text) == proxy
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "proxy.internal:3128",
+        "https://ann:s3cret@proxy.internal:3128",
+        "socks5://ann:s3cret@proxy.internal:1080",
+        "http://ann:s3cret@proxy.internal",
+        "http://ann:s3cret@proxy.internal:0",
+        "http://ann:s3cret@proxy.internal:65536",
+        "http://ann:s3cret@proxy.internal:3128/path",
+        "http://ann:s3cret@proxy.internal:3128?a=b",
+        "http://ann:s3cret@@proxy.internal:3128",
+        "http://:s3cret@proxy.internal:3128",
+        "http://a%3An:s3cret@proxy.internal:3128",
+        "http://ann:s3cret%0d%0a@proxy.internal:3128",
+        "http://ann:s3cret@proxy internal:3128",
+        "http://ann:s3cret@:3128",
+        "http://ann:s3cret@127.1:3128",
+        "http://ann:s3cret%FF@proxy.internal:3128",
+    ],
+)
+def test_bad_proxy_is_told_without_its_password(text: str) -> None:
+    """What is no proxy's URL raises ConfigError that names the setting and repeats nothing of it."""
+    with pytest.raises(ConfigError, match="GATEWAY_EGRESS_PROXY: ") as caught:
+        read_proxy(text)
+    assert "s3cret" not in caught.value.message
+    assert "s3cret" not in repr(read_proxy("http://ann:s3cret@p:1"))

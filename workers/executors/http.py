@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import time
 from typing import Any
-from urllib.parse import urlencode, urlsplit, urlunsplit
+from urllib.parse import urlencode
 
 import msgspec
+import structlog
 
 from gateway.calls import HttpCall
 from gateway.retries import read_retry_after
@@ -17,6 +18,7 @@ from gateway.workflows import CompiledStep
 from workers.executors.base import Context, StepFailed
 from workers.executors.keyring import Keyring
 
+log = structlog.get_logger()
 TRY_AGAIN = frozenset({408, 429})
 HOPELESS = frozenset({"invalid_url", "invalid_request"})
 MOST_RETRY_AFTER = 3600.0
@@ -40,15 +42,22 @@ async def perform(step: CompiledStep, argument: dict[str, Any], context: Context
         cap=cap,
     )
     if isinstance(answer, Failure):
-        raise failed(answer, "HttpError", keyring)
+        raise failed(answer, "HttpError", context, keyring)
     _check(answer, call.expect, cap)
     headers = {name: keyring.hide(value) for name, value in answer.headers}
     return {"status": answer.status, "headers": headers, "body": _read(answer, call.response, keyring)}
 
 
-def failed(failure: Failure, kind: str, keyring: Keyring) -> StepFailed:
-    """No whole answer, as a step says it."""
-    return StepFailed(kind, keyring.hide(f"{failure.reason}: {failure.detail}"), again=failure.reason not in HOPELESS)
+def failed(failure: Failure, kind: str, context: Context, keyring: Keyring) -> StepFailed:
+    """No whole answer, as a step says it. The log has more: who writes a workflow must not find out what is inside."""
+    log.warning(
+        "a step's request got no answer",
+        run_id=context.run_id,
+        step=context.step_id,
+        attempt=context.attempt,
+        error=keyring.hide(failure.text),
+    )
+    return StepFailed(kind, keyring.hide(failure.public_text), again=failure.reason not in HOPELESS)
 
 
 def asked_pause(answer: Answer) -> float | None:
@@ -59,11 +68,12 @@ def asked_pause(answer: Answer) -> float | None:
 
 
 def _with_query(url: str, query: dict[str, Any]) -> str:
-    if not query:
-        return url
-    parts = urlsplit(url)
+    # Not taken apart: how a URL is read is the guard's business alone.
     added = _encode(query)
-    return urlunsplit(parts._replace(query=f"{parts.query}&{added}" if parts.query else added))
+    if not added:
+        return url
+    joint = "" if url.endswith(("?", "&")) else "&" if "?" in url else "?"
+    return url + joint + added
 
 
 def _encode(fields: dict[str, Any]) -> str:

@@ -55,7 +55,7 @@ async def perform(step: CompiledStep, argument: dict[str, Any], context: Context
             sink=collector.take if call.stream else None,
         )
     _charge(context, collector.usage)
-    completion = _completion(answer, collector, call, keyring)
+    completion = _completion(answer, collector, call, context, keyring)
     if collector.usage is None:
         _charge(context, completion.usage)
     return _output(completion, call, keyring)
@@ -130,9 +130,11 @@ def _charge(context: Context, usage: Usage | None) -> None:
         context.charge(token_cost(usage.total_tokens, context.models.rate))
 
 
-def _completion(answer: Answer | Failure, collector: Collector, call: ModelCall, keyring: Keyring) -> Completion:
+def _completion(
+    answer: Answer | Failure, collector: Collector, call: ModelCall, context: Context, keyring: Keyring
+) -> Completion:
     if isinstance(answer, Failure):
-        raise failed(answer, "ModelError", keyring)
+        raise failed(answer, "ModelError", context, keyring)
     if not 200 <= answer.status < 300:
         raise _refused(answer, call, keyring)
     if answer.truncated and collector.problem is None and answer.body:
