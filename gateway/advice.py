@@ -7,9 +7,12 @@ from typing import Any
 
 import msgspec
 
+from gateway.adapters import AdapterSettings
+from gateway.apps import App
 from gateway.calls import HttpCall, ModelCall
 from gateway.chains import find_loop
 from gateway.configuration import Configuration
+from gateway.egress import Policy, check_url
 from gateway.shells import unguarded_options
 from gateway.workflows import Child, Step
 
@@ -64,6 +67,24 @@ def warn_of_references(configuration: Configuration) -> list[str]:
         for field, value in _data_of(step)
         for reference in _references_in(value)
     ]
+
+
+def warn_of_addresses(configuration: Configuration, policy: Policy) -> list[str]:
+    """The URLs, besides those of callbacks, that nothing will be sent to as this machine is set up."""
+    places = [(f"app {app.name!r}, {field}", url) for app in configuration.apps for field, url in _urls_of_app(app)]
+    for owner, step in _steps(configuration):
+        call = step.http if isinstance(step.http, HttpCall) else step.model
+        if isinstance(call, HttpCall | ModelCall) and call.url and "${" not in call.url:
+            places.append((f"{_place(owner, step)}, url", call.url))
+    refused = [(place, check_url(policy, url)) for place, url in places]
+    return [f"{place}: nothing is sent there: {reason}" for place, reason in refused if reason]
+
+
+def _urls_of_app(app: App) -> Iterator[tuple[str, str]]:
+    if isinstance(app.adapter, AdapterSettings):
+        yield "adapter.url", app.adapter.url
+    if app.reconcile is not None:
+        yield "reconcile.api", app.reconcile.api
 
 
 def _steps(configuration: Configuration) -> Iterator[tuple[str, Step]]:

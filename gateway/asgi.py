@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import time
 from collections.abc import AsyncIterator, Callable
@@ -52,7 +53,8 @@ from gateway.web import api
 from gateway.web.adapter import Adapters
 from gateway.web.approving import Approving
 from gateway.web.callers import Gatekeeper
-from gateway.web.client import Client
+from gateway.web.client import new_client
+from gateway.web.destinations import examine
 from gateway.web.documentation import documentation_routes
 from gateway.web.endpoints import Parts, mount
 from gateway.web.gate import Gate
@@ -124,7 +126,7 @@ class House:
         self._redis = connect(store_url(settings))
         self._accepting = connect(store_url(settings), timeout=settings.accept_timeout)
         policy, sealing = read_policy(settings.egress_allow), master_keys(settings)
-        self._client = Client(policy)
+        self._client = new_client(settings)
         catalog = Catalog(self._redis, keys)
         self._registry = Registry(self._redis, catalog, keys.named("changed"), sealing)
         self._uses = Uses(self._redis, keys)
@@ -134,7 +136,9 @@ class House:
         self._waiters = Waiters(self._redis, keys, limit=settings.max_waiters, tell=metrics.show_waiters)
         self.stop_waiting = self._waiters.end
         acceptor = new_acceptor(settings, self._accepting, keys)
-        management = Management(catalog, sealing, policy, refresh=self._registry.load)
+        management = Management(
+            catalog, sealing, policy, examine=functools.partial(examine, policy), refresh=self._registry.load
+        )
         self._keyring = Keyring(self._client)
         tokens, signer = FormTokens(sealing), Signer(sealing)
         self._notary = Notary(Chains(self._accepting, keys), signer)

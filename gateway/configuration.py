@@ -12,6 +12,7 @@ import yaml
 from gateway.apps import App, check_app, read_verify
 from gateway.callables import complain
 from gateway.editors import choices_at, fields_at
+from gateway.egress import Finding, Policy, check_url
 from gateway.errors import ConfigError
 from gateway.secrets import HANDED_OVER
 from gateway.versions import Draft
@@ -43,12 +44,25 @@ class Mistake(msgspec.Struct, frozen=True):
         return f"line {self.line}, column {self.column}: {self.path}: {self.message}"
 
 
+class Destination(msgspec.Struct, frozen=True):
+    """A URL that messages are sent to, and where it stands in the file."""
+
+    line: int
+    column: int
+    path: str
+    url: str
+
+    def __str__(self) -> str:
+        return f"line {self.line}: {self.path}"
+
+
 class Configuration(msgspec.Struct, frozen=True):
     """What a file says, checked: its apps, and its workflows ready to run beside the documents they came from."""
 
     apps: list[App]
     workflows: list[Workflow]
     documents: list[dict[str, Any]]
+    destinations: list[Destination] = []
 
 
 class Mistakes(ConfigError):
@@ -84,7 +98,30 @@ def read_configuration(text: str, modules: Sequence[str] = ()) -> Configuration:
         mistakes += _check_together(apps, found, marks) + _check_modules(found, modules, marks)
     if mistakes:
         raise Mistakes(sorted(mistakes, key=lambda mistake: (mistake.line, mistake.column)))
-    return Configuration(apps, found, sections["workflows"])
+    return Configuration(apps, found, sections["workflows"], _destinations(apps, marks))
+
+
+def check_destinations(configuration: Configuration, findings: Sequence[Finding]) -> list[str]:
+    """Raise Mistakes for every destination whose finding is a refusal; give a sentence for each that is a doubt.
+
+    The findings are those of `configuration.destinations`, in their order.
+    """
+    pairs = list(zip(configuration.destinations, findings, strict=True))
+    refused = [Mistake(each.line, each.column, each.path, found.refusal) for each, found in pairs if found.refusal]
+    if refused:
+        raise Mistakes(refused)
+    return [f"{each}: {found.doubt}" for each, found in pairs if found.doubt]
+
+
+def check_texts(configuration: Configuration, policy: Policy) -> None:
+    """`check_destinations` without look-ups: what the text of each URL tells."""
+    urls = [each.url for each in configuration.destinations]
+    check_destinations(configuration, [Finding(refusal=check_url(policy, url)) for url in urls])
+
+
+def _destinations(apps: Sequence[App], marks: Marks) -> list[Destination]:
+    paths = [(f"apps[{index}].callback.url", app.callback.url) for index, app in enumerate(apps) if app.callback]
+    return [Destination(*marks.get(path, (1, 1)), path, url) for path, url in paths]
 
 
 def read_workflows(text: str) -> list[Draft]:

@@ -18,7 +18,8 @@ from gateway import embedded
 from gateway.advice import warn_of_loops
 from gateway.asgi import store_url
 from gateway.audit import Actor, acting
-from gateway.configuration import read_configuration
+from gateway.configuration import Configuration, check_texts, read_configuration
+from gateway.egress import read_policy, read_proxy
 from gateway.errors import ConfigError, GatewayError
 from gateway.metrics import SHARED_FOLDER
 from gateway.secrets import new_master_key
@@ -37,7 +38,7 @@ log = structlog.get_logger()
 
 async def run_machine(settings: Settings, listener: socket.socket) -> int:
     """Everything for one machine, until it is told to stop. Raises ConfigError or StoreError when it can't begin."""
-    read_configuration(read_file(settings.config), settings.python_modules)
+    _read(settings)
     ensure_master_key(settings)
     with contextlib.ExitStack() as stack:
         if settings.embedded:
@@ -77,7 +78,7 @@ async def prepare_store(settings: Settings) -> None:
 
 async def apply_file(settings: Settings, catalog: Catalog) -> Changes:
     """Publish what the file says. Raises ConfigError."""
-    configuration = read_configuration(read_file(settings.config), settings.python_modules)
+    configuration = _read(settings)
     acting.set(Actor(kind="file", name=settings.config.name))
     changes = await catalog.apply(configuration, int(time.time() * 1000))
     for warning in warn_of_loops(configuration) if changes else ():
@@ -85,6 +86,16 @@ async def apply_file(settings: Settings, catalog: Catalog) -> Changes:
     if changes:
         log.info("gateway.yaml applied", added=changes.added, changed=changes.changed, removed=changes.removed)
     return changes
+
+
+def _read(settings: Settings) -> Configuration:
+    """The file's contents, with every destination one that may be written down. No name is looked up: what somebody's
+    name server says must not keep the gateway from starting.
+    """
+    configuration = read_configuration(read_file(settings.config), settings.python_modules)
+    read_proxy(settings.egress_proxy)
+    check_texts(configuration, read_policy(settings.egress_allow))
+    return configuration
 
 
 def read_file(path: Path) -> str:

@@ -11,8 +11,8 @@ import msgspec
 
 from gateway.apps import App, read_verify
 from gateway.credits import Allowance
-from gateway.egress import Policy
-from gateway.errors import Conflict, GatewayError, NotFound, Unavailable
+from gateway.egress import Examine, Finding, Policy
+from gateway.errors import Conflict, GatewayError, NotFound, Unavailable, Unprocessable
 from gateway.hooks import Hook, find_hook, new_hook
 from gateway.registrations import Noise, Registration, Wish, register, rotate
 from gateway.secrets import Pair, seal, unseal
@@ -25,9 +25,16 @@ async def nobody() -> None:
     """For those who hold no copy of what is published."""
 
 
+async def trust(_: str) -> Finding:
+    """For those who look no names up: what is wrong with a URL's text is told all the same."""
+    return Finding()
+
+
 class Management:
-    """Writes to what is published. `refresh` brings the copy at hand up to date before the answer: this process
-    need not wait for the word that the others get. What a file manages is a Conflict.
+    """Writes to what is published. What a file manages is a Conflict.
+
+    `examine` looks at URLs that are configured. `refresh` brings the copy at hand up to date before the answer: this
+    process need not wait for the word that the others get.
     """
 
     def __init__(
@@ -36,6 +43,7 @@ class Management:
         master_keys: Sequence[bytes],
         policy: Policy,
         *,
+        examine: Examine = trust,
         refresh: Callable[[], Awaitable[None]] = nobody,
         clock: Callable[[], float] = time.time,
         noise: Noise = os.urandom,
@@ -43,6 +51,7 @@ class Management:
         self._catalog = catalog
         self._master_keys = master_keys
         self._policy = policy
+        self._examine = examine
         self._refresh = refresh
         self._clock = clock
         self._noise = noise
@@ -50,9 +59,21 @@ class Management:
     async def add_app(self, wish: Wish) -> Registration:
         """Register a sender. Raises Conflict when its name is taken, and what `register` raises."""
         made = register(wish, self._policy, self._master_keys, self._noise)
+        if wish.callback_url:
+            await self.check_destination("callback_url", wish.callback_url)
         app = await self._catalog.add_app(made.app)
         await self._catch_up()
         return msgspec.structs.replace(made, app=app)
+
+    async def check_destination(self, field: str, url: str) -> None:
+        """See that messages may be sent to a URL that somebody configures. Raises Unprocessable, which names the field.
+
+        A name that can't be looked up now is let through: each attempt judges it again.
+        """
+        refusal = (await self._examine(url)).refusal
+        if refusal:
+            message = f"{field}: {refusal}"
+            raise Unprocessable(message)
 
     async def rotate_secret(self, wanted: str) -> Registration:
         """Give an app, by id or name, a new secret beside the one it has. Raises NotFound or Conflict."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import getpass
 import json
 import sys
@@ -98,10 +99,13 @@ class Shard:
         from gateway.egress import read_policy
         from gateway.machine import ensure_master_key
         from gateway.management import Management
+        from gateway.web.destinations import examine
 
         if sealing:
             ensure_master_key(self.settings)
-        return Management(self.catalog, master_keys(self.settings), read_policy(self.settings.egress_allow))
+        policy = read_policy(self.settings.egress_allow)
+        looking = functools.partial(examine, policy)
+        return Management(self.catalog, master_keys(self.settings), policy, examine=looking)
 
 
 def with_store(work: Callable[[Shard], Coroutine[Any, Any, Result]]) -> Result:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json as json_library
 import os
 import sys
@@ -14,8 +15,11 @@ import typer
 from gateway.cli.common import Json, Shard, fail, out, plainly, print_json, with_store
 
 if TYPE_CHECKING:
+    from gateway.configuration import Configuration
+    from gateway.egress import Policy
     from gateway.settings import Settings
 
+Offline = Annotated[bool, typer.Option("--offline", help="Look no names up.")]
 File = Annotated[Path | None, typer.Argument(help="The file, by default what GATEWAY_CONFIG names.")]
 
 FIRST_FILE = """\
@@ -104,18 +108,23 @@ def _beside(file: Path, schema: Path) -> str:
     return path if path.startswith(".") else f"./{path}"
 
 
-def check(file: File = None, json: Json = False) -> None:
-    """Judge a file: every mistake with its line, column and field."""
-    from gateway.advice import warn
+def check(file: File = None, offline: Offline = False, json: Json = False) -> None:
+    """Judge a file: every mistake with its line, column and field. Names in callbacks' URLs are looked up."""
+    from gateway.advice import warn, warn_of_addresses
     from gateway.configuration import Mistakes, read_configuration
+    from gateway.egress import read_policy
 
     path, text, settings = _read(file)
+    with plainly():
+        policy = read_policy(settings.egress_allow)
     try:
         configuration = read_configuration(text, settings.python_modules)
+        doubts = _look_at_destinations(configuration, policy, offline)
     except Mistakes as error:
         show_mistakes(path, error.mistakes, json)
         raise typer.Exit(1) from None
-    warnings = _missing_secrets(configuration) + warn(configuration)
+    unreached = warn_of_addresses(configuration, policy)
+    warnings = _missing_secrets(configuration) + warn(configuration) + unreached + doubts
     if json:
         counts = {"apps": len(configuration.apps), "workflows": len(configuration.workflows)}
         print_json({"valid": True, "mistakes": [], **counts, "warnings": warnings})
@@ -126,19 +135,24 @@ def check(file: File = None, json: Json = False) -> None:
     out().print(f"[green]✔[/green] {path}: {found}, no mistakes")
 
 
-def apply(file: File = None, json: Json = False) -> None:
-    """Make the store say what the file says. Running receivers and workers follow at once."""
+def apply(file: File = None, offline: Offline = False, json: Json = False) -> None:
+    """Make the store say what the file says. Running receivers and workers follow at once.
+
+    A callback's name that leads inside is refused; one that can't be looked up is a warning.
+    """
     from gateway.advice import warn_of_loops
     from gateway.configuration import read_configuration
+    from gateway.egress import read_policy
 
     _, text, settings = _read(file)
     with plainly():
         configuration = read_configuration(text, settings.python_modules)
+        doubts = _look_at_destinations(configuration, read_policy(settings.egress_allow), offline)
 
     async def work(shard: Shard) -> Any:
         return await shard.catalog.apply(configuration, int(time.time() * 1000))
 
-    _show_changes(with_store(work), warn_of_loops(configuration), json)
+    _show_changes(with_store(work), doubts + warn_of_loops(configuration), json)
 
 
 def plan(
@@ -157,8 +171,9 @@ def plan(
     from gateway.advice import warn_of_loops
     from gateway.cli.backtesting import backtest, draw_backtest
     from gateway.cli.replaying import read_moment
-    from gateway.configuration import read_configuration
+    from gateway.configuration import check_texts, read_configuration
     from gateway.documents import plain
+    from gateway.egress import read_policy
 
     _, text, settings = _read(file)
     begin = read_moment("--since", since, time.time())
@@ -166,6 +181,7 @@ def plan(
         fail("--app goes with --since", code=2)
     with plainly():
         configuration = read_configuration(text, settings.python_modules)
+        check_texts(configuration, read_policy(settings.egress_allow))
 
     async def work(shard: Shard) -> tuple[Any, Any]:
         changes = await shard.catalog.preview(configuration)
@@ -177,6 +193,19 @@ def plan(
         draw_backtest(out(), found)
     if exit_code and (changes if found is None else found.differs):
         raise typer.Exit(1)
+
+
+def _look_at_destinations(configuration: Configuration, policy: Policy, offline: bool) -> list[str]:
+    """What could not be found out about the callbacks' URLs. Raises Mistakes for those that will never be sent to."""
+    from gateway.configuration import check_destinations, check_texts
+    from gateway.web.destinations import examine_all
+
+    # Without any look-up first: what the text tells must not wait for name servers.
+    check_texts(configuration, policy)
+    urls = [each.url for each in configuration.destinations]
+    if offline or not urls:
+        return []
+    return check_destinations(configuration, asyncio.run(examine_all(policy, urls)))
 
 
 def _show_changes(changes: Any, warnings: list[str], json: bool, more: dict[str, Any] | None = None) -> None:
