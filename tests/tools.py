@@ -78,11 +78,11 @@ class Valkey:
             os.kill(self._process.pid, signal.SIGCONT)
 
 
-def tell(story: Coroutine[Any, Any, None]) -> None:
+def tell(story: Coroutine[Any, Any, None], seconds: float = 60) -> None:
     """Run one test's coroutine, but not for ever."""
 
     async def told() -> None:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(seconds):
             await story
 
     asyncio.run(told())
