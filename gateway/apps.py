@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -19,6 +18,7 @@ from gateway.errors import ConfigError
 from gateway.expressions import Expression, compile_expression
 from gateway.forms import FileRules, is_secretive
 from gateway.handshakes import Facts, Handshake, find_kind, read_handshake
+from gateway.holdings import Resolve, Timed, complain_of_secret, open_credentials, open_secrets
 from gateway.kinds import ASKED_OF_APPS, REQUIRED_BY_APPS
 from gateway.media import FORMS, JSON, USUAL, check_types, is_taken
 from gateway.nesting import MOST_LEVELS
@@ -26,14 +26,12 @@ from gateway.reconciling import ReconcileSettings, check_reconcile
 from gateway.responses import Response, ResponseSettings
 from gateway.rules import KeptSecret, KeptTrigger, Rules, fingerprint_of, use_name, write_rules
 from gateway.runs import LARGEST_ID
-from gateway.secrets import HANDED_OVER, SHORTEST, SecretRef
+from gateway.secrets import CALLBACK_FIELD, HANDED_OVER, VERIFY_FIELD, WAYS, SecretRef, field_of
 from gateway.signatures import PRESETS, Scheme, check_secret, read_scheme
 from gateway.templates import Template, compile_template
 
 CallbackEvent = Literal["run.completed", "run.failed", "run.cancelled"]
 Capability = Literal["receive", "send"]
-Resolve = Callable[[SecretRef, str], str | None]
-"""Where a secret's value is looked up, for which owner."""
 UNSET = msgspec.UNSET
 HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 JSON_FIELDS = {"jotform": "rawRequest", "mandrill": "mandrill_events"}
@@ -115,6 +113,10 @@ class App(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True,
         """The name of its balance."""
         return f"app:{self.id}"
 
+    def holder(self, field: str) -> str:
+        """For whom the secret in this field is sealed."""
+        return field_of(f"app:{self.name}", field)
+
 
 class Trigger:
     """A trigger with its expressions compiled."""
@@ -148,15 +150,19 @@ class LiveApp:
         self.scheme, references = read_verify(app)
         self.rules = write_rules(rules_of(app))[0]
         self.uses = tuple(use_name(app.id, fingerprint_of(each)) for each in references)
-        self.secrets, self.problem = _gather_secrets(app, self.scheme, references, resolve)
+        self._timed, self.problem = _gather_secrets(app, self.scheme, references, resolve)
+        self.secrets = tuple(value for value, _ in self._timed)
+        self._first_end = min((end for _, end in self._timed if end is not None), default=None)
         self.only_by_token = self.scheme is not None and self.scheme.kind == "url"
         self._signed_url = app.public_url if self.scheme is not None and self.scheme.uses_url else None
         self.credentials: dict[str, str] = {}
         if self.adapter is not None:
-            self.credentials, self.problem = _gather_credentials(app, resolve)
+            self.credentials, self.problem = open_credentials(app.credentials, app.holder, resolve)
         self.handshake = _prepare_handshake(app, self.scheme, self.sender, None if self.problem else resolve)
-        self.waiting = any(each.paired and not resolve(each, f"app:{app.name}") for each in references)
-        self.reconcile_token = None if app.reconcile is None else resolve(app.reconcile.token, f"app:{app.name}")
+        self.waiting = any(each.paired and not resolve(each, app.holder(VERIFY_FIELD)) for each in references)
+        self.reconcile_token = (
+            None if app.reconcile is None else resolve(app.reconcile.token, app.holder("reconcile.token"))
+        )
         self.triggers = tuple(Trigger(settings, f"triggers[{i}]") for i, settings in enumerate(app.triggers))
         self.dedupe = compile_dedupe(app.dedupe)
         self.headers = frozenset(name.lower() for name in app.headers)
@@ -167,7 +173,18 @@ class LiveApp:
         self.query_secrets = frozenset(each for each in (*self.secrets, app.token) if each)
         self.response = None if app.respond is None else Response(app.respond)
         self.payer = app.payer
-        self.callback_secret = None if app.callback is None else resolve(app.callback.secret, f"app:{app.name}")
+        self.callback_secret = (
+            None if app.callback is None else resolve(app.callback.secret, app.holder(CALLBACK_FIELD))
+        )
+
+    def secrets_at(self, now: float) -> tuple[str, ...]:
+        """The secrets that count at this time (unix seconds), the newest first: nobody has to take an old one away.
+
+        The machine's own clock is good enough: it judges the age of signatures too, to the minute, where this is hours.
+        """
+        if self._first_end is None or now < self._first_end:
+            return self.secrets
+        return tuple(value for value, end in self._timed if end is None or now < end)
 
     @property
     def shared_secrets(self) -> tuple[str, ...]:
@@ -216,7 +233,7 @@ def read_verify(app: App) -> tuple[Scheme | None, list[SecretRef]]:
     try:
         secrets = msgspec.convert(written.pop("secrets", []), list[SecretRef])
     except msgspec.ValidationError as error:
-        message = f"secrets takes a list of {{env: NAME}} or {{file: PATH}}: {error}"
+        message = f"secrets takes a list of {WAYS}: {error}"
         raise ConfigError(message, path="verify.secrets") from None
     scheme = _read_scheme(written)
     if any(each.paired for each in secrets):
@@ -398,22 +415,13 @@ def _check_adapter(app: App) -> None:
             raise ConfigError(message, path=name)
 
 
-def _gather_credentials(app: App, resolve: Resolve) -> tuple[dict[str, str], str | None]:
-    found = {name: resolve(reference, f"app:{app.name}") for name, reference in app.credentials.items()}
-    for name, value in found.items():
-        if not value:
-            complaint = "not set" if value is None else "empty"
-            return {}, f"its credential {name} ({app.credentials[name].label}) is {complaint}"
-    return {name: value for name, value in found.items() if value}, None
-
-
 def _prepare_handshake(
     app: App, scheme: Scheme | None, sender: str | None, resolve: Resolve | None
 ) -> Handshake | None:
     """An app's handshake with the verify token; without a way to find that there is none."""
     value = None
     if app.verify_token is not None and resolve is not None:
-        value = resolve(app.verify_token, f"app:{app.name}")
+        value = resolve(app.verify_token, app.holder("verify_token"))
     return _read_handshake(app, scheme, sender, None if complain_of_secret(None, value) else value)
 
 
@@ -458,32 +466,11 @@ def _check_handshake(app: App) -> None:
 
 def _gather_secrets(
     app: App, scheme: Scheme | None, references: list[SecretRef], resolve: Resolve
-) -> tuple[tuple[str, ...], str | None]:
+) -> tuple[tuple[Timed, ...], str | None]:
     if scheme is None:
         return (), "the app has no `verify`"
     if problem := find_problem(app, scheme):
         return (), problem[0]
     if scheme.kind == "url":
-        return ((app.token,), None) if app.token else ((), "the app has no token")
-    found = [resolve(reference, f"app:{app.name}") for reference in references]
-    for reference, value in zip(references, found, strict=True):
-        complaint = complain_of_secret(scheme, value)
-        if complaint:
-            return (), f"its secret ({reference.label}) {complaint}"
-    return tuple(value for value in found if value), None
-
-
-def complain_of_secret(scheme: Scheme | None, value: str | None) -> str | None:
-    """Why a secret can't be used, by this scheme if one is given; None when it can."""
-    if value is None:
-        return "is not set"
-    if not value:
-        return "is empty"
-    if len(value.encode()) < SHORTEST:
-        return f"is shorter than {SHORTEST} bytes"
-    try:
-        if scheme is not None:
-            check_secret(scheme, value, "secret")
-    except ConfigError as error:
-        return f"can't be used: {error.message.removeprefix('secret: ')}"
-    return None
+        return (((app.token, None),), None) if app.token else ((), "the app has no token")
+    return open_secrets(references, app.holder(VERIFY_FIELD), scheme, resolve)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import stat
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -23,7 +24,7 @@ from gateway.control import Control
 from gateway.credits import read_costs
 from gateway.dialects import arcee, arkai, eai, orqo
 from gateway.egress import read_policy
-from gateway.errors import GatewayError
+from gateway.errors import ConfigError, GatewayError
 from gateway.inquiries import Inquiry
 from gateway.management import Management
 from gateway.metrics import Metrics
@@ -80,10 +81,18 @@ def store_url(settings: Settings) -> str:
 
 
 def master_keys(settings: Settings) -> tuple[bytes, ...]:
-    """The master keys of the settings, or the one kept in the data directory, if there is one."""
+    """The master keys of the settings, or those kept in the data directory, a line each, newest first, if there are any.
+
+    Raises ConfigError for one of another form, and for a file that everybody on the machine may read.
+    """
     kept = Path(settings.data_dir) / "master.key"
-    texts = settings.master_keys or ((kept.read_text().strip(),) if kept.exists() else ())
-    return read_master_keys(texts)
+    if settings.master_keys or not kept.exists():
+        return read_master_keys(settings.master_keys)
+    mode = stat.S_IMODE(kept.stat().st_mode)
+    if mode & 0o007:
+        message = f"{kept}: everybody on this machine may read or change it (mode {mode:04o}): `chmod 600 {kept}`"
+        raise ConfigError(message)
+    return read_master_keys(kept.read_text().split() or ("",))
 
 
 def spare_collector() -> None:

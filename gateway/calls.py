@@ -1,7 +1,7 @@
 """What `http` and `model` steps say: the fields, and what is refused before anything runs. Silent.
 
-Secrets stand in a definition as references only, `{env: NAME}` or `{file: PATH}`, and are read by the worker at the
-moment they are sent. A step that sends one must name its host itself, so that no value can lead the secret elsewhere.
+Secrets stand in a definition as references only, `{env: NAME}`, `{file: PATH}` or `{secret: NAME}`, and are read by the
+worker at the moment they are sent. A step that sends one must name its host itself, so that no value can lead the secret elsewhere.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from gateway.egress import check_url, read_policy
 from gateway.errors import ConfigError
 from gateway.retries import read_duration
 from gateway.schemas import compile_schema
-from gateway.secrets import SecretRef
+from gateway.secrets import WAYS, SecretRef
 
 LARGEST_BODY = 268_435_456
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -185,9 +185,8 @@ def _check_model(call: ModelCall, path: str) -> None:
 
 
 def _check_reference(reference: SecretRef, path: str) -> None:
-    given = [value for value in (reference.env, reference.file) if value is not None]
-    if reference.sealed is not None or len(given) != 1 or not given[0] or "${" in given[0]:
-        _refuse(path, "a step's secret is {env: NAME} or {file: PATH}")
+    if not reference.is_written or "${" in reference.label:
+        _refuse(path, f"a step's secret is {WAYS}")
 
 
 def _refuse(path: str, message: str) -> None:

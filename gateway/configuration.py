@@ -14,7 +14,7 @@ from gateway.callables import complain
 from gateway.editors import choices_at, fields_at
 from gateway.egress import Finding, Policy, check_url
 from gateway.errors import ConfigError
-from gateway.secrets import HANDED_OVER
+from gateway.secrets import HANDED_OVER, WAYS
 from gateway.versions import Draft
 from gateway.workflows import Step, Workflow, prepare, read_duration_field, split_path
 
@@ -26,7 +26,7 @@ TOO_DEEP = f"it is nested too deeply: more than {MOST_LEVELS} levels"
 UNKNOWN_FIELD = "Object contains unknown field `"
 UNKNOWN_WORD = "Invalid enum value "
 NO_OBJECT = "Expected `object"
-SECRET_FIELDS = ["env", "file"]
+SECRET_FIELDS = ["env", "file", "secret"]
 MOST_NAMED = 8
 """How many fields a hint names."""
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -277,7 +277,7 @@ def _read_app(document: Any, path: str, marks: Marks, mistakes: list[Mistake]) -
 
 
 def _check_references(app: App) -> None:
-    """A file's secrets are one variable or one file each; what is kept encrypted was made by command or API."""
+    """A file's secrets are one variable, one file or one kept secret each; what is kept encrypted was made by command or API."""
     named = {f"credentials.{name}": reference for name, reference in app.credentials.items()}
     named |= {f"verify.secrets[{index}]": each for index, each in enumerate(read_verify(app)[1])}
     if app.callback is not None:
@@ -289,8 +289,8 @@ def _check_references(app: App) -> None:
     for path, reference in named.items():
         if reference == HANDED_OVER and path.startswith("verify."):
             continue
-        if reference.sealed is not None or bool(reference.env) == bool(reference.file):
-            message = "a secret in a file is one of {env: NAME} and {file: PATH}"
+        if not reference.is_written:
+            message = f"a secret in a file is one of {WAYS}"
             raise ConfigError(message, path=path)
 
 
@@ -334,7 +334,7 @@ def _sharpen(message: str, path: str) -> tuple[str, str]:
     if colon and field in fields_at(_whole_path(path)):
         return rest, _under(path, field)
     if message.startswith(NO_OBJECT) and fields_at(_whole_path(path)) == SECRET_FIELDS:
-        return "a secret does not stand in a file: write {env: NAME} or {file: PATH}", path
+        return f"a secret does not stand in a file: write {WAYS}", path
     return message[:1].lower() + message[1:] + _hint(message, path), path
 
 

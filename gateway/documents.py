@@ -19,6 +19,7 @@ from gateway.registrations import Registration
 from gateway.rules import NO_USES, KeptSecret, SecretUse, use_name
 from gateway.runs import CallbackState, Run, RunDocument, fields_of, iso
 from gateway.schedules import LiveSchedule, compile_schedules
+from gateway.secrets import SecretRef, StoredSecret
 from gateway.tokens import Token
 from gateway.versions import Change, Difference, Version
 from gateway.workflows import Definition, Published, read_definition
@@ -145,16 +146,22 @@ class NewHook(HookDocument, frozen=True, kw_only=True):
 
 
 class SecretUseDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """How often a secret proved a sender, since when, and when last: a few seconds late."""
+    """How often a secret proved a sender, since when, and when last: a few seconds late. From `expires_at` on it does not
+    count any more.
+    """
 
     secret: str
+    expires_at: str | None
     count: int
     since: str | None
     last_used_at: str | None
 
 
 class AppDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """A registered sender. `secrets` says where each is kept, never what it is; `secret_uses` which are in use."""
+    """A registered sender. `secrets` says where each is kept, never what it is; `secret_uses` which are in use.
+
+    `problem` says why it refuses everything, where it does.
+    """
 
     id: int
     name: str
@@ -172,6 +179,15 @@ class AppDocument(msgspec.Struct, frozen=True, kw_only=True):
     disabled: bool
     managed_by: str
     credits: CreditsDocument | None
+    problem: str | None
+
+
+class SecretDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """A secret that is kept under a name, without its value, which is never shown again."""
+
+    name: str
+    created_at: str | None
+    changed_at: str | None
 
 
 class NewApp(AppDocument, frozen=True, kw_only=True):
@@ -265,9 +281,15 @@ def describe_difference(found: Difference) -> DifferenceDocument:
     )
 
 
-def describe_app(app: App, balance: Balance | None = None, uses: Mapping[str, SecretUse] = NO_USES) -> AppDocument:
+def describe_app(
+    app: App, balance: Balance | None = None, uses: Mapping[str, SecretUse] = NO_USES, problem: str | None = None
+) -> AppDocument:
     """An app's document; `uses` are those of its secrets, by `use_name`. Raises ConfigError for a `verify` unread."""
-    return AppDocument(**_app_fields(app, balance, uses))
+    return AppDocument(**_app_fields(app, balance, uses, problem))
+
+
+def describe_secret(name: str, stored: StoredSecret) -> SecretDocument:
+    return SecretDocument(name=name, created_at=iso(stored.created_at), changed_at=iso(stored.changed_at))
 
 
 def describe_new_app(
@@ -361,17 +383,22 @@ def uses_of(apps: Sequence[App]) -> list[str]:
     return [use_name(app.id, each.fingerprint) for app in apps for each in rules_of(app).secrets]
 
 
-def _describe_use(app: App, secret: KeptSecret, uses: Mapping[str, SecretUse]) -> SecretUseDocument:
+def _describe_use(
+    app: App, secret: KeptSecret, reference: SecretRef, uses: Mapping[str, SecretUse]
+) -> SecretUseDocument:
     use = uses.get(use_name(app.id, secret.fingerprint))
     return SecretUseDocument(
         secret=secret.label,
+        expires_at=None if reference.expires_at is None else iso(reference.expires_at * 1000),
         count=0 if use is None else use.count,
         since=None if use is None or use.since is None else iso(use.since * 1000),
         last_used_at=None if use is None or use.last is None else iso(use.last * 1000),
     )
 
 
-def _app_fields(app: App, balance: Balance | None, uses: Mapping[str, SecretUse]) -> dict[str, Any]:
+def _app_fields(
+    app: App, balance: Balance | None, uses: Mapping[str, SecretUse], problem: str | None = None
+) -> dict[str, Any]:
     scheme, secrets = read_verify(app)
     by_token = scheme is not None and scheme.kind == "url"
     return {
@@ -384,13 +411,17 @@ def _app_fields(app: App, balance: Balance | None, uses: Mapping[str, SecretUse]
         "adapter": app.adapter.url if isinstance(app.adapter, AdapterSettings) else app.adapter,
         "scheme": _name_scheme(app),
         "secrets": [reference.label for reference in secrets],
-        "secret_uses": [_describe_use(app, each, uses) for each in rules_of(app).secrets],
+        "secret_uses": [
+            _describe_use(app, kept, reference, uses)
+            for kept, reference in zip(rules_of(app).secrets, secrets, strict=True)
+        ],
         "triggers": [trigger.name for trigger in app.triggers],
         "callback_url": app.callback.url if app.callback else None,
         "dedupe": app.dedupe,
         "disabled": app.disabled,
         "managed_by": app.managed_by,
         "credits": _describe_balance(balance),
+        "problem": problem,
     }
 
 

@@ -32,7 +32,7 @@ ADDED: dict[str, Schema] = {
         "anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": DURATION}],
     },
 }
-HIDDEN = (("App", "managed_by"), ("SecretRef", "sealed"), ("SecretRef", "paired"))
+HIDDEN = (("App", "managed_by"), ("SecretRef", "sealed"), ("SecretRef", "paired"), ("SecretRef", "expires_at"))
 """Fields of the types that are not for files."""
 SHAPES: dict[tuple[str, str], Schema] = {
     ("App", "verify"): {"anyOf": [{"$ref": "#/$defs/Verification"}, {"enum": ["none"]}, {"type": "null"}]},
@@ -58,7 +58,7 @@ RULES: dict[str, Schema] = {
         "not": {"anyOf": [{"required": pair} for pair in (["json", "form"], ["json", "body"], ["form", "body"])]}
     },
     "ModelCall": {"oneOf": [{"required": ["prompt"]}, {"required": ["messages"]}]},
-    "SecretRef": {"oneOf": [{"required": ["env"]}, {"required": ["file"]}]},
+    "SecretRef": {"oneOf": [{"required": ["env"]}, {"required": ["file"]}, {"required": ["secret"]}]},
     "Step": {"oneOf": [{"required": [kind]} for kind in KINDS]},
     "Wait": {"oneOf": [{"required": [each]} for each in ("for", "until", "signal")]},
 }

@@ -37,6 +37,7 @@ LONGEST_SOCKET_PATH = 100  # bytes; sockaddr_un holds 104 on macOS and 108 on Li
 LOCK_WAIT = 5.0  # seconds; a server killed while it rewrote its log leaves a child that lives about one more
 ORPHAN_WAIT = 15.0
 ANSWER_WAIT = 1.0
+SERVERS_OWN = frozenset({"HOME", "LANG", "LD_LIBRARY_PATH", "MALLOC_CONF", "PATH", "TMPDIR", "TZ"})
 POLL = 0.05
 LOG_TAIL = 4096  # bytes
 LOG_LINES = 8
@@ -175,7 +176,9 @@ def become_server(data_dir: str, binary: str, parent: str) -> NoReturn:
     try:
         _die_with(int(parent))
         _hold_files(Path(data_dir))
-        os.execv(binary, [binary, str(_folder(Path(data_dir)) / "valkey.conf")])  # noqa: S606
+        # None of our settings, master keys and secrets among them: whoever reads its environment finds nothing.
+        environ = {name: value for name, value in os.environ.items() if name in SERVERS_OWN or name.startswith("LC_")}
+        os.execve(binary, [binary, str(_folder(Path(data_dir)) / "valkey.conf")], environ)  # noqa: S606
     except (StoreError, OSError) as error:
         sys.exit(f"gateway: Valkey can't start: {error}")
 

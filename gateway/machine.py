@@ -115,10 +115,25 @@ def ensure_master_key(settings: Settings) -> None:
     if settings.master_keys or kept.exists():
         return
     settings.data_dir.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(kept, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
+    # Whole and durable before it has its name: nobody reads half a key, and no secret is sealed under one that is lost.
+    with tempfile.NamedTemporaryFile("w", dir=settings.data_dir, prefix="master.", suffix=".new") as file:
         file.write(new_master_key() + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+        try:
+            os.link(file.name, kept)
+        except FileExistsError:
+            return  # another process was faster, and its key is the one
+    _sync_folder(settings.data_dir)
     log.info("made a master key; keep a copy of it", file=str(kept))
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def address(listener: socket.socket) -> str:

@@ -14,10 +14,11 @@ from gateway.credits import Allowance
 from gateway.egress import Examine, Finding, Policy
 from gateway.errors import Conflict, GatewayError, NotFound, Unavailable, Unprocessable
 from gateway.hooks import Hook, find_hook, new_hook
-from gateway.registrations import Noise, Registration, Wish, register, rotate
-from gateway.secrets import Pair, seal, unseal
+from gateway.registrations import OVERLAP, Noise, Registration, Wish, register, revoke_older, rotate
+from gateway.secrets import VERIFY_FIELD, Pair, StoredSecret, seal, unseal
 from gateway.store.catalog import Catalog, Contents
 from gateway.store.connection import MISTAKES
+from gateway.store.vault import Vault
 from gateway.tokens import Token, new_token
 
 
@@ -49,6 +50,7 @@ class Management:
         noise: Noise = os.urandom,
     ) -> None:
         self._catalog = catalog
+        self._vault = Vault(catalog)
         self._master_keys = master_keys
         self._policy = policy
         self._examine = examine
@@ -75,18 +77,23 @@ class Management:
             message = f"{field}: {refusal}"
             raise Unprocessable(message)
 
-    async def rotate_secret(self, wanted: str) -> Registration:
-        """Give an app, by id or name, a new secret beside the one it has. Raises NotFound or Conflict."""
+    async def rotate_secret(self, wanted: str, overlap: float = OVERLAP, *, force: bool = False) -> Registration:
+        """Give an app, by id or name, a new secret beside the one it has. Raises NotFound, and what `rotate` raises."""
         made: list[Registration] = []
 
         def change(app: App) -> App:
             # Again from the start where somebody else published meanwhile: the last one is what was written.
-            made.append(rotate(app, self._master_keys, self._noise))
+            keys, now = self._master_keys, self._clock()
+            made.append(rotate(app, keys, self._noise, now, overlap=overlap, force=force))
             return made[-1].app
 
         await self._catalog.change_app(wanted, change)
         await self._catch_up()
         return made[-1]
+
+    async def revoke_app_secret(self, wanted: str) -> App:
+        """End an app's older secret before its time. Raises NotFound or Conflict."""
+        return await self._change_app(wanted, lambda app: revoke_older(app, self._clock()))
 
     async def disable_app(self, wanted: str, disabled: bool = True) -> App:
         """Answer 403 to whatever it sends, or let it send again. Raises NotFound or Conflict."""
@@ -101,7 +108,7 @@ class Management:
 
         Raises Unavailable where it can't be kept.
         """
-        owner = f"app:{app.name}"
+        owner = app.holder(VERIFY_FIELD)
         try:
             pair = Pair(seal(self._master_keys, owner, secret), int(self._clock() * 1000))
             kept = await self._catalog.pair_app(app.id, pair)
@@ -128,7 +135,26 @@ class Management:
     async def pairing(self, app: App) -> tuple[int, str] | None:
         """When an app's sender handed over its secret, in milliseconds, and which; None while it waits for it."""
         pair = (await self._catalog.read()).pairs.get(app.id)
-        return None if pair is None else (pair.at, unseal(self._master_keys, f"app:{app.name}", pair.sealed))
+        return None if pair is None else (pair.at, unseal(self._master_keys, app.holder(VERIFY_FIELD), pair.sealed))
+
+    async def secrets(self) -> dict[str, StoredSecret]:
+        """What is known of the secrets that are kept under a name, by name."""
+        return dict(sorted((await self._catalog.read()).secrets.items()))
+
+    async def set_secret(self, name: str, value: str) -> tuple[StoredSecret, bool]:
+        """Keep a secret under a name, in place of what was there; and whether the name is new.
+
+        Raises Unprocessable for a name or a value that can't be, ConfigError without a master key.
+        """
+        made = await self._vault.put(name, value, self._master_keys, int(self._clock() * 1000))
+        await self._catch_up()
+        return made
+
+    async def remove_secret(self, name: str, *, force: bool = False) -> StoredSecret:
+        """Forget a secret. Raises NotFound, and unless it is forced Conflict where apps or workflows name it."""
+        removed = await self._vault.remove(name, force=force)
+        await self._catch_up()
+        return removed
 
     async def hooks(self) -> list[Hook]:
         """All hooks, the oldest first."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Collection, Iterable
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 import msgspec
 
@@ -28,7 +30,7 @@ class Mask:
     """Takes known secrets, and whatever stands in a field that is named like one, out of what is shown."""
 
     def __init__(self, secrets: Collection[str] = ()) -> None:
-        forms = {form for secret in secrets if len(secret) >= SHORTEST for form in (secret, _escaped(secret))}
+        forms = {form for secret in secrets if len(secret) >= SHORTEST for form in forms_of(secret)}
         # The longest first: one may be the beginning of another.
         known = sorted(forms, key=lambda form: (-len(form), form))
         self._known = re.compile("|".join(map(re.escape, known))) if known else None
@@ -60,6 +62,16 @@ class Mask:
 
     def _field(self, name: str, value: object, level: int) -> Any:
         return HIDDEN if is_sensitive(name) and value not in (None, "") else self.value(value, level + 1)
+
+
+def forms_of(secret: str) -> set[str]:
+    """A secret as it is, and as it looks inside JSON, Python's own text, a URL, base64 and hex."""
+    raw = secret.encode(errors="surrogatepass")
+    forms = {secret, _escaped(secret), repr(secret)[1:-1], raw.hex(), raw.hex().upper()}
+    forms |= {quote(raw), quote(raw, safe=""), quote_plus(raw)}
+    for whole in (base64.b64encode(raw), base64.urlsafe_b64encode(raw)):
+        forms |= {whole.decode(), whole.decode().rstrip("=")}
+    return {form for form in forms if len(form) >= SHORTEST}
 
 
 def cut(text: str, limit: int = LONGEST_VALUE) -> str:

@@ -60,7 +60,7 @@ class Prover:
             return await self._mediate(app, request)
         if app.scheme is None:
             raise Unauthorized(reason="not_configured")
-        secrets = app.secrets or await self._fetch_key(app.scheme, request)
+        secrets = app.secrets_at(now) if app.secrets else await self._fetch_key(app.scheme, request)
         verdict = verify(app.scheme, secrets, request, now)
         if not verdict.valid:
             raise Unauthorized(reason=verdict.reason)

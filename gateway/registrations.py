@@ -11,10 +11,14 @@ from gateway.apps import App, CallbackSettings, check_app, read_verify
 from gateway.egress import Policy, check_url
 from gateway.errors import ConfigError, Conflict, Unprocessable
 from gateway.handshakes import HANDSHAKES, TABLE
-from gateway.secrets import SecretRef, seal
+from gateway.runs import iso
+from gateway.secrets import CALLBACK_FIELD, VERIFY_FIELD, SecretRef, field_of, seal
 from gateway.signatures import read_scheme
 
 SECRET_BYTES = 32
+OVERLAP = 86_400.0
+LONGEST_OVERLAP = 30 * 86_400.0
+MOST_SECRETS = 2
 Noise = Callable[[int], bytes]
 """Gives that many random bytes."""
 
@@ -60,9 +64,11 @@ def register(wish: Wish, policy: Policy, master_keys: Sequence[bytes], noise: No
     callback_secret, callback = None, None
     if wish.callback_url:
         callback_secret = "whsec_" + _text(noise(SECRET_BYTES))
-        sealed = SecretRef(sealed=seal(master_keys, owner, callback_secret))
+        sealed = SecretRef(sealed=seal(master_keys, field_of(owner, CALLBACK_FIELD), callback_secret))
         callback = CallbackSettings(url=wish.callback_url, secret=sealed)
-    own = {} if secret is None or by_url else {"secrets": [{"sealed": seal(master_keys, owner, secret)}]}
+    own = {}
+    if secret is not None and not by_url:
+        own = {"secrets": [{"sealed": seal(master_keys, field_of(owner, VERIFY_FIELD), secret)}]}
     app = App(
         name=wish.name,
         adapter="direct" if wish.direct else None,
@@ -76,11 +82,45 @@ def register(wish: Wish, policy: Policy, master_keys: Sequence[bytes], noise: No
     return Registration(app, secret, callback_secret)
 
 
-def rotate(app: App, master_keys: Sequence[bytes], noise: Noise) -> Registration:
-    """The app with a new secret; the one it had is taken as well, until the next rotation.
+def rotate(
+    app: App,
+    master_keys: Sequence[bytes],
+    noise: Noise,
+    now: float,
+    *,
+    overlap: float = OVERLAP,
+    force: bool = False,
+) -> Registration:
+    """The app with a new secret; the one it had is taken as well for `overlap` seconds from `now` (unix seconds).
 
-    Raises Conflict when it has none, ConfigError without a master key.
+    Raises Conflict when it has none, or while two are live from the last time, unless `force` ends the older of them at
+    once; Unprocessable for an overlap that is negative or longer than 30 days; ConfigError without a master key.
     """
+    if not 0 <= overlap <= LONGEST_OVERLAP:
+        message = f"overlap: must be between 0 and {LONGEST_OVERLAP:g} seconds"
+        raise Unprocessable(message, path="overlap")
+    live = _live_secrets(app, now)
+    if len(live) >= MOST_SECRETS and not force:
+        message = f"app {app.name!r} has two live secrets{_until(live[1])}; revoke the older one first, or force it"
+        raise Conflict(message)
+    written = {part: value for part, value in app.verify.items() if part != "secrets"}  # type: ignore[union-attr]
+    secret = make_secret(written, noise)
+    newest = SecretRef(sealed=seal(master_keys, app.holder(VERIFY_FIELD), secret))
+    older = [msgspec.structs.replace(live[0], expires_at=int(now + overlap))] if overlap else []
+    return Registration(_with_secrets(app, [newest, *older]), secret)
+
+
+def revoke_older(app: App, now: float) -> App:
+    """The app with its newest secret alone. Raises Conflict when no older one is live."""
+    live = _live_secrets(app, now)
+    if len(live) < MOST_SECRETS:
+        message = f"app {app.name!r} has no older secret that is live"
+        raise Conflict(message)
+    return _with_secrets(app, live[:1])
+
+
+def _live_secrets(app: App, now: float) -> list[SecretRef]:
+    """Those that count now, the newest first. Raises Conflict where there are none that are ours to change."""
     references = read_verify(app)[1]
     if any(reference.paired for reference in references):
         message = f"the sender of app {app.name!r} makes its secret; `gateway app pair` waits for a new one"
@@ -88,10 +128,16 @@ def rotate(app: App, master_keys: Sequence[bytes], noise: Noise) -> Registration
     if not isinstance(app.verify, dict) or not references:
         message = f"app {app.name!r} has no secret to rotate"
         raise Conflict(message)
-    secret = make_secret({part: value for part, value in app.verify.items() if part != "secrets"}, noise)
-    sealed = {"sealed": seal(master_keys, f"app:{app.name}", secret)}
-    secrets = [sealed, msgspec.to_builtins(references[0])]
-    return Registration(msgspec.structs.replace(app, verify=app.verify | {"secrets": secrets}), secret)
+    return [each for each in references if each.expires_at is None or now < each.expires_at]
+
+
+def _with_secrets(app: App, references: list[SecretRef]) -> App:
+    assert isinstance(app.verify, dict)
+    return msgspec.structs.replace(app, verify=app.verify | {"secrets": msgspec.to_builtins(references)})
+
+
+def _until(reference: SecretRef) -> str:
+    return "" if reference.expires_at is None else f" until {iso(reference.expires_at * 1000)}"
 
 
 def _is_handed_over(wish: Wish) -> bool:

@@ -56,7 +56,7 @@ def write_rules(rules: Rules) -> tuple[str, bytes]:
 
 def fingerprint_of(reference: SecretRef) -> str:
     """Tells an app's secrets apart by where they are kept; says nothing of their values."""
-    return hashlib.blake2b(msgspec.json.encode(reference), digest_size=6).hexdigest()
+    return hashlib.blake2b(msgspec.json.encode(reference.identity), digest_size=6).hexdigest()
 
 
 def use_name(app_id: int, fingerprint: str) -> str:

@@ -187,7 +187,7 @@ class Service:
         if proof.secret is not None:
             self._note(app.uses[proof.secret], now)
         if handshake is not None:
-            secret = None if proof.secret is None else app.secrets[proof.secret]
+            secret = None if proof.secret is None else app.secrets_at(now)[proof.secret]
             if challenge := handshake.reply(request, secret):
                 return await self._conclude(app, proof, request, challenge, now)
         event = self._decider.decide(app, proof, request, new_event_id(now, self._noise(8)), now)

@@ -13,6 +13,7 @@ import msgspec
 
 from gateway.errors import ConfigError
 from gateway.interpreters import RUN_BY_OTHERS, find_danger, is_interpreter
+from gateway.secrets import WAYS
 
 TEMPLATE = re.compile(r"(?<!\$)\$\{")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -20,7 +21,7 @@ SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMG]?i?B?)", re.IGNORECASE)
 UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "ki": 1024, "mi": 1024**2, "gi": 1024**3}
 LARGEST_CAP = 268_435_456
 OURS = "GATEWAY_"
-SECRET_FIELDS = ({"env"}, {"file"})
+SECRET_FIELDS = ({"env"}, {"file"}, {"secret"})
 HINT = "pass it as a further argument (`sh -c 'echo \"$1\"' sh ${…}`) or through `env`, where it stays a value"
 
 Output = Literal["text", "json", "lines", "base64"]
@@ -131,7 +132,7 @@ def _check_environment(env: dict[str, Any], path: str) -> None:
             message = f"{name!r} can't be a variable: letters, digits and _, no digit first, and not {OURS}..."
             raise ConfigError(message, path=where)
         if isinstance(value, dict) and (set(value) not in SECRET_FIELDS or has_template(value)):
-            message = "a secret is {env: NAME} or {file: PATH}; all else is text or a number"
+            message = f"a secret is {WAYS}; all else is text or a number"
             raise ConfigError(message, path=where)
         if has_template(value) and RUN_BY_OTHERS.fullmatch(name):
             message = f"programs run or load what {name} holds, so it can't be computed; use a name of your own"

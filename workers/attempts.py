@@ -19,6 +19,15 @@ LONGEST_MESSAGE = 2000
 
 
 async def attempt(step: CompiledStep, argument: Any, context: Context) -> Any | StepFailed:
+    """Do it, as `_attempt` does; why it failed is told without any secret that this process knows."""
+    result = await _attempt(step, argument, context)
+    if isinstance(result, StepFailed):
+        # Code of somebody's own may say anything as it fails, its whole environment too.
+        result.message = context.hide(result.message)
+    return result
+
+
+async def _attempt(step: CompiledStep, argument: Any, context: Context) -> Any | StepFailed:
     """Do it. Gives the output as plain JSON data, Parked for a step that waits for another run, or why it failed.
 
     Raises CancelledError only when this task itself is cancelled.

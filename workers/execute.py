@@ -319,6 +319,8 @@ class Execution:
             models=self._runner.models,
             charge=functools.partial(self._charge, unit.id),
             tell=self._runner.tell,
+            resolve=self._runner.registry.lookup,
+            hide=self._runner.registry.hide,
             rules=self._runner.rules,
         )
 

@@ -68,7 +68,11 @@ class Parts:
         self.keys = Keys()
         self.redis = connect(store_url(settings), connections=256)
         self.registry = Registry(
-            self.redis, Catalog(self.redis, self.keys), self.keys.named("changed"), master_keys(settings)
+            self.redis,
+            Catalog(self.redis, self.keys),
+            self.keys.named("changed"),
+            master_keys(settings),
+            settings.model_key,
         )
         self.client = new_client(settings)
         self.runs = Records(self.redis, self.keys, "run", patience=settings.lease)

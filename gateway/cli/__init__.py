@@ -12,6 +12,7 @@ from gateway.cli import (
     doctoring,
     explaining,
     hooking,
+    keeping,
     looking,
     managing,
     probing,
@@ -49,6 +50,7 @@ app.command("apply", rich_help_panel=SET_UP)(configuring.apply)
 app.command("schema", rich_help_panel=SET_UP)(configuring.schema)
 app.add_typer(managing.apps, name="app", rich_help_panel=SET_UP)
 app.add_typer(hooking.hooks, name="hook", rich_help_panel=SET_UP)
+app.add_typer(keeping.secrets, name="secret", rich_help_panel=SET_UP)
 app.add_typer(managing.tokens, name="token", rich_help_panel=SET_UP)
 managing.apps.command("reconcile")(reconciling.reconcile)
 explaining.events.command("replay")(replaying.replay)

@@ -18,6 +18,8 @@ from gateway.errors import GatewayError
 
 if TYPE_CHECKING:
     from gateway.management import Management
+    from gateway.store.catalog import Contents
+    from gateway.store.lookups import Lookup
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Result = TypeVar("Result")
@@ -92,6 +94,13 @@ class Shard:
         self.reader = Reader(redis, self.keys)
         self.listing = Listing(redis, self.keys)
         self.catalog = Catalog(redis, self.keys)
+
+    def lookup(self, contents: Contents) -> Lookup:
+        """Where the values of secrets are looked up, as it is here."""
+        from gateway.asgi import master_keys
+        from gateway.store.lookups import Lookup
+
+        return Lookup(master_keys(self.settings), contents)
 
     def management(self, *, sealing: bool = False) -> Management:
         """What changes apps, hooks and tokens. `sealing` sees to it that there is a master key to keep secrets under."""

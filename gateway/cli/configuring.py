@@ -254,15 +254,16 @@ def _missing_secrets(configuration: Any) -> list[str]:
 
 def _warnings_of(app: Any) -> list[str]:
     from gateway.adapters import AdapterSettings
-    from gateway.apps import complain_of_secret, read_verify
-    from gateway.store.registry import resolve_secret
+    from gateway.apps import read_verify
+    from gateway.holdings import complain_of_secret
+    from gateway.store.lookups import read_outside
 
     scheme, references = read_verify(app)
     asked = [(scheme, reference, "it refuses every request") for reference in references]
     found = []
     if isinstance(app.adapter, AdapterSettings):
         for name, reference in app.credentials.items():
-            if not resolve_secret(reference, "", ()):
+            if reference.secret is None and not read_outside(reference):
                 found.append(
                     f"app {app.name!r}: its credential {name} ({reference.label}) is not set: it refuses every request"
                 )
@@ -281,7 +282,8 @@ def _warnings_of(app: Any) -> list[str]:
                 " can hand one over"
             )
             continue
-        complaint = complain_of_secret(judge, resolve_secret(reference, "", ()))
+        # What is kept in the store is not to be known from a file.
+        complaint = reference.secret is None and complain_of_secret(judge, read_outside(reference))
         if complaint:
             found.append(f"app {app.name!r}: its secret ({reference.label}) {complaint}: {consequence}")
     return found

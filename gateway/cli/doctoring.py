@@ -177,24 +177,24 @@ async def _installation(settings: Settings, shard: Shard | None) -> Installation
     from gateway.asgi import master_keys
     from gateway.diagnosis.captures import Installation
     from gateway.errors import GatewayError
-    from gateway.store.registry import resolve_secret
+    from gateway.store.connection import MISTAKES
+    from gateway.store.lookups import Lookup
 
     keys: tuple[bytes, ...] = ()
     with contextlib.suppress(GatewayError, OSError):
         keys = master_keys(settings)
-    apps = await _apps(settings, shard)
-    return Installation(apps, lambda reference, owner: resolve_secret(reference, owner, keys))
+    contents = None
+    if shard is not None:
+        with contextlib.suppress(*MISTAKES):
+            contents = await shard.catalog.read()
+    return Installation(_apps(settings) if contents is None else list(contents.apps.values()), Lookup(keys, contents))
 
 
-async def _apps(settings: Settings, shard: Shard | None) -> Sequence[App]:
+def _apps(settings: Settings) -> Sequence[App]:
     from gateway.configuration import read_configuration
     from gateway.errors import GatewayError
     from gateway.machine import read_file
-    from gateway.store.connection import MISTAKES
 
-    if shard is not None:
-        with contextlib.suppress(*MISTAKES):
-            return list((await shard.catalog.read()).apps.values())
     with contextlib.suppress(GatewayError):
         return read_configuration(read_file(settings.config), settings.python_modules).apps
     return ()
@@ -305,23 +305,26 @@ async def _look_at_file(settings: Settings, shard: Shard | None) -> File:
 
 
 def _look_at_app(app: App, installation: Installation, deliveries: Deliveries) -> Sender:
-    from gateway.apps import LiveApp, complain_of_secret, read_verify
+    from gateway.apps import LiveApp, read_verify
     from gateway.errors import GatewayError
+    from gateway.holdings import complain_of_secret
+    from gateway.secrets import CALLBACK_FIELD, VERIFY_FIELD
     from gateway.soundness import SHORT_SECRET, Sender
 
-    owner, short, unproven, callback_problem = f"app:{app.name}", list[str](), False, None
+    short, unproven, callback_problem = list[str](), False, None
     try:
         live = LiveApp(app, installation.resolve)
         problem = live.problem
         unproven = live.scheme is not None and live.scheme.kind == "none"
         for reference in read_verify(app)[1]:
-            value = installation.resolve(reference, owner)
+            value = installation.resolve(reference, app.holder(VERIFY_FIELD))
             if value and problem is None and len(value.encode()) < SHORT_SECRET:
                 short.append(reference.label)
     except GatewayError as error:
         problem = error.message
     if app.callback is not None:
-        complaint = complain_of_secret(None, installation.resolve(app.callback.secret, owner))
+        value = installation.resolve(app.callback.secret, app.holder(CALLBACK_FIELD))
+        complaint = app.callback.secret.absence if value is None else complain_of_secret(None, value)
         callback_problem = complaint and f"its secret ({app.callback.secret.label}) {complaint}"
     return Sender(
         name=app.name,

@@ -100,10 +100,11 @@ async def read_explanation(shard: Shard, name: str, app: str | None = None) -> d
 
     from gateway.asgi import master_keys
     from gateway.masks import Mask
-    from gateway.store.registry import secrets_of
+    from gateway.store.lookups import Lookup, secrets_of
 
     inquiry, apps, delivery = await _find(shard, name, app)
-    secrets = [value for each in apps.values() for value in secrets_of(each, master_keys(shard.settings))]
+    lookup = Lookup(master_keys(shard.settings), await shard.catalog.read())
+    secrets = [value for each in apps.values() for value in secrets_of(each, lookup)]
     document: dict[str, Any] = msgspec.to_builtins(await inquiry.explain(delivery, apps, Mask(secrets)))
     return document
 

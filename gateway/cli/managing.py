@@ -140,15 +140,33 @@ def pair_app(name: Annotated[str, typer.Argument(help="Id or name of the app.")]
 
 
 @apps.command("rotate-secret")
-def rotate_secret(name: Changed, json: Json = False) -> None:
-    """Give an app a new secret, shown once. The one it had is taken as well, until the next rotation."""
-    document = _describe_new(with_store(lambda shard: shard.management(sealing=True).rotate_secret(name)))
+def rotate_secret(
+    name: Changed,
+    overlap: Annotated[str, typer.Option(help="How long the secret before is taken as well; at most 30d.")] = "24h",
+    force: Annotated[bool, typer.Option(help="Even while two are taken: the older one ends now.")] = False,
+    json: Json = False,
+) -> None:
+    """Give an app a new secret, shown once. The one it had is taken as well for the overlap."""
+    from gateway.retries import read_duration
+
+    with plainly():
+        seconds = read_duration(overlap, "--overlap")
+    work = with_store(lambda shard: shard.management(sealing=True).rotate_secret(name, seconds, force=force))
+    document = _describe_new(work)
     if json:
         print_json(document)
         return
     screen = out()
-    screen.print(f"[green]✔[/green] app [bold]{document['name']}[/bold] has a new secret; the old one is taken as well")
+    ends = [each["expires_at"] for each in document["secret_uses"] if each["expires_at"]]
+    before = f"the one before is taken until {local_time(ends[0])}" if ends else "the one before is over"
+    screen.print(f"[green]✔[/green] app [bold]{document['name']}[/bold] has a new secret; {before}")
     screen.print(f"  [dim]secret[/dim] {document['secret']}\n  Keep it now; it is not shown again.")
+
+
+@apps.command("revoke-secret")
+def revoke_secret(name: Changed, json: Json = False) -> None:
+    """End an app's older secret now, before its time."""
+    _change_app(lambda shard: shard.management().revoke_app_secret(name), "takes its newest secret only", json)
 
 
 def _change_app(work: Callable[[Shard], Coroutine[Any, Any, Any]], done: str, json: bool) -> None:
@@ -165,10 +183,12 @@ def _change_app(work: Callable[[Shard], Coroutine[Any, Any, Any]], done: str, js
 
 async def _describe_apps(shard: Shard, apps: list[Any]) -> list[dict[str, Any]]:
     from gateway.documents import describe_app, plain, uses_of
+    from gateway.store.lookups import find_unopened
 
     uses = await shard.reader.secret_uses(uses_of(apps))
     balances = await shard.reader.balances({each.payer: each.credits for each in apps if each.credits})
-    return [plain(describe_app(each, balances.get(each.payer), uses)) for each in apps]
+    lookup = shard.lookup(await shard.catalog.read())
+    return [plain(describe_app(each, balances.get(each.payer), uses, find_unopened(each, lookup))) for each in apps]
 
 
 async def _describe_pairing(shard: Shard, app: Any) -> dict[str, Any]:
@@ -206,7 +226,8 @@ def _use_words(uses: list[dict[str, Any]]) -> str:
     for use in uses:
         last = "" if use["last_used_at"] is None else f", last {local_time(use['last_used_at'])}"
         used = f"used {use['count']} times since {local_time(use['since'])}{last}" if use["count"] else "not used yet"
-        words.append(f"{use['secret']}: {used}")
+        end = f", ends {local_time(use['expires_at'])}" if use["expires_at"] else ""
+        words.append(f"{use['secret']}: {used}{end}")
     return "; ".join(words) or "–"
 
 

@@ -31,17 +31,18 @@ async def _round(shard: Shard, name: str, since: str | None, dry_run: bool) -> d
     from gateway.apps import LiveApp
     from gateway.asgi import master_keys
     from gateway.retries import read_duration
+    from gateway.store.lookups import Lookup
     from gateway.store.marks import Marks
-    from gateway.store.registry import resolve_secret
     from gateway.web.client import new_client
     from gateway.web.reconciler import Reconciler
 
-    apps = (await shard.catalog.read()).apps.values()
+    contents = await shard.catalog.read()
+    apps = contents.apps.values()
     app = next((each for each in apps if name in (str(each.id), each.name)), None)
     if app is None:
         fail(f"there is no app {name!r}; `gateway app list` shows those there are")
     keys, marks = master_keys(shard.settings), Marks(shard.redis, shard.keys)
-    live = LiveApp(app, lambda reference, owner: resolve_secret(reference, owner, keys))
+    live = LiveApp(app, Lookup(keys, contents))
     start = None if since is None else await marks.now() - int(read_duration(since, "--since") * 1000)
     async with new_client(shard.settings) as client:
         return await Reconciler(client, marks).reconcile(live, start, ask=not dry_run)

@@ -9,10 +9,12 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from gateway.apps import App, Resolve, read_verify
+from gateway.apps import App, read_verify
 from gateway.diagnosis.cases import Case, Secret
 from gateway.errors import ConfigError, GatewayError
+from gateway.holdings import Resolve
 from gateway.schemes import read_scheme
+from gateway.secrets import CALLBACK_FIELD, VERIFY_FIELD, SecretRef
 from gateway.signatures import Capture, Request, captured_body, captured_headers
 
 
@@ -71,7 +73,7 @@ def read_case(document: Document, installation: Installation, wanted: str | None
         secrets=secrets,
         request=_read_request(document, known),
         now=document.now,
-        others=tuple(_other_secrets(installation, app, {secret.value for secret in secrets})),
+        others=tuple(_other_secrets(installation, app, {secret.value for secret in secrets}, document.now)),
         references=references,
         has_body=known,
     )
@@ -111,26 +113,43 @@ def _own_secrets(document: Document, app: App | None, installation: Installation
     if document.secrets:
         many = len(document.secrets)
         return tuple(Secret(f"secret {n} of {many}", value) for n, value in enumerate(document.secrets, 1))
-    return () if app is None else tuple(_secrets_of(app, installation.resolve, labelled=False))
+    return () if app is None else tuple(_secrets_of(app, installation.resolve, document.now))
 
 
-def _other_secrets(installation: Installation, own: App | None, taken: Iterable[str]) -> list[Secret]:
+def _other_secrets(
+    installation: Installation, own: App | None, taken: Iterable[str], now: float | None
+) -> list[Secret]:
     seen, found = set(taken), []
     for app in installation.apps:
-        for secret in _secrets_of(app, installation.resolve, labelled=True) if app is not own else ():
+        for secret in _foreign_secrets_of(app, installation.resolve, app is own, now):
             if secret.value not in seen:
                 seen.add(secret.value)
                 found.append(secret)
     return found
 
 
-def _secrets_of(app: App, resolve: Resolve, *, labelled: bool) -> Iterable[Secret]:
-    """The values of an app's secrets, callbacks' among them, with what may be shown of each."""
-    references = [] if not labelled or app.callback is None else [app.callback.secret]
+def _secrets_of(app: App, resolve: Resolve, now: float | None) -> Iterable[Secret]:
+    """The secrets that an app judges by at this time, with what may be shown of each."""
+    for reference in read_verify(app)[1]:
+        value = resolve(reference, app.holder(VERIFY_FIELD))
+        if value and not _is_over(reference, now):
+            yield Secret(reference.label, value)
+
+
+def _foreign_secrets_of(app: App, resolve: Resolve, own: bool, now: float | None) -> Iterable[Secret]:
+    """The secrets that stand elsewhere: another app's, its callback's among them, and this one's that are over."""
+    references = [] if own or app.callback is None else [(app.callback.secret, CALLBACK_FIELD)]
     # Another app that can't be read is no reason to be silent about this one.
     with contextlib.suppress(GatewayError):
-        references = [*read_verify(app)[1], *references]
-    for reference in references:
-        value = resolve(reference, f"app:{app.name}")
-        if value:
-            yield Secret(f"app {app.name!r}, {reference.label}" if labelled else reference.label, value)
+        references = [*((each, VERIFY_FIELD) for each in read_verify(app)[1]), *references]
+    for reference, field in references:
+        value = resolve(reference, app.holder(field))
+        over = _is_over(reference, now)
+        if value and (over or not own):
+            yield Secret(
+                f"app {app.name!r}, {reference.label}" + (", replaced and over by then" if over else ""), value
+            )
+
+
+def _is_over(reference: SecretRef, now: float | None) -> bool:
+    return now is not None and reference.expires_at is not None and reference.expires_at <= now

@@ -16,7 +16,7 @@ from gateway.configuration import Configuration
 from gateway.errors import Conflict, NotFound
 from gateway.hooks import Hook, find_hook
 from gateway.rules import write_rules
-from gateway.secrets import Pair
+from gateway.secrets import Pair, StoredSecret
 from gateway.store.auditing import Audit
 from gateway.store.connection import Redis
 from gateway.store.keys import Keys
@@ -38,18 +38,23 @@ class Contents(msgspec.Struct, frozen=True, kw_only=True):
     tokens: dict[str, Token]
     hooks: dict[str, Hook]
     pairs: dict[int, Pair] = {}
+    secrets: dict[str, StoredSecret] = {}
 
 
 class Changes(msgspec.Struct, frozen=True):
-    """What a publication changed, as `kind name` lines; and of what changed, the names of the fields that did."""
+    """What a publication changed, as `kind name` lines; and of what changed, the names of the fields that did.
+
+    `entries` are for the audit log beside these.
+    """
 
     added: list[str]
     changed: list[str]
     removed: list[str]
     fields: dict[str, list[str]] = {}
+    entries: list[Change] = []
 
     def __bool__(self) -> bool:
-        return bool(self.added or self.changed or self.removed)
+        return bool(self.added or self.changed or self.removed or self.entries)
 
 
 class Catalog:
@@ -59,6 +64,10 @@ class Catalog:
         self._redis = redis
         self._keys = keys
         self.audit = Audit(redis, keys)
+
+    @property
+    def keys(self) -> Keys:
+        return self._keys
 
     async def read(self) -> Contents:
         """Everything published, read in one go."""
@@ -100,7 +109,7 @@ class Catalog:
 
         What the file doesn't manage stays; a name clash is a Conflict.
         """
-        return await self._change(lambda pipe, now: self._apply(pipe, now, configuration, at))
+        return await self.change(lambda pipe, now: self._apply(pipe, now, configuration, at))
 
     async def preview(self, configuration: Configuration) -> Changes:
         """What `apply` would change now. Raises Conflict where that would."""
@@ -143,7 +152,7 @@ class Catalog:
                     self._put_workflow(pipe, current[name], draft.document)
             return changes
 
-        await self._change(write)
+        await self.change(write)
         return made
 
     async def remove_workflow(self, name: str) -> Published:
@@ -161,7 +170,7 @@ class Catalog:
             pipe.set(self._keys.named("workflows:last"), max(now.last_workflow, removed[0].id))
             return Changes([], [], [f"workflow {name}"])
 
-        await self._change(write)
+        await self.change(write)
         return removed[0]
 
     async def add_app(self, app: App) -> App:
@@ -178,7 +187,7 @@ class Catalog:
             self._put_app(pipe, added[0])
             return Changes([f"app {app.name}"], [], [])
 
-        await self._change(write)
+        await self.change(write)
         return added[0]
 
     async def change_app(self, wanted: str, change: Callable[[App], App | None]) -> App:
@@ -194,7 +203,7 @@ class Catalog:
             changed[:] = [after or app]
             return self._replace(pipe, "app", app.name, str(app.id), app, after)
 
-        await self._change(write)
+        await self.change(write)
         return changed[0]
 
     async def pair_app(self, app_id: int, pair: Pair | None) -> Pair | None:
@@ -213,7 +222,7 @@ class Catalog:
             line = f"app {now.apps[app_id].name}"
             return Changes([], [line], [], {line: ["secret"]})
 
-        await self._change(write)
+        await self.change(write)
         return kept[0]
 
     async def add_hook(self, hook: Hook) -> None:
@@ -225,7 +234,7 @@ class Catalog:
                 raise NotFound(message)
             return self._replace(pipe, "hook", hook.id, hook.id, None, hook)
 
-        await self._change(write)
+        await self.change(write)
 
     async def change_hook(self, wanted: str, change: Callable[[Hook], Hook | None]) -> Hook:
         """Change one hook, found by id or name; what gives None removes it. Gives the hook as it is, or was.
@@ -240,7 +249,7 @@ class Catalog:
             changed[:] = [after or hook]
             return self._replace(pipe, "hook", hook.id, hook.id, hook, after)
 
-        await self._change(write)
+        await self.change(write)
         return changed[0]
 
     async def put_token(self, token: Token) -> None:
@@ -250,9 +259,10 @@ class Catalog:
             pipe.hset(self._keys.named("tokens"), token.id, msgspec.json.encode(token))
             return changes
 
-        await self._change(write)
+        await self.change(write)
 
-    async def _change(self, write: Callable[[Pipeline, Contents], Awaitable[Changes]]) -> Changes:
+    async def change(self, write: Callable[[Pipeline, Contents], Awaitable[Changes]]) -> Changes:
+        """Write in one transaction what follows from what is published, looking again where somebody was faster."""
         async with self._redis.pipeline(transaction=True) as pipe:
             while True:
                 try:
@@ -268,7 +278,7 @@ class Catalog:
         changes = await write(pipe, now)
         if changes:
             # In the same transaction: no change without its entry, and no entry without its change.
-            self.audit.add(pipe, _audited(changes), acting.get(), at, last)
+            self.audit.add(pipe, [*_audited(changes), *changes.entries], acting.get(), at, last)
             pipe.incr(self._keys.named("revision"))
             pipe.publish(self._keys.named("changed"), now.revision + 1)
             await pipe.execute()
@@ -295,7 +305,7 @@ class Catalog:
     def _ask(self, pipe: Pipeline) -> None:
         pipe.get(self._keys.named("revision"))
         pipe.get(self._keys.named("workflows:last"))
-        for name in ("apps", "workflows", "tokens", "hooks", "pairs"):
+        for name in ("apps", "workflows", "tokens", "hooks", "pairs", "secrets"):
             pipe.hgetall(self._keys.named(name))
 
     def _apply_apps(self, pipe: Pipeline, now: Contents, apps: list[App]) -> Changes:
@@ -375,7 +385,7 @@ class Catalog:
 
 
 def _read_contents(answers: list[Any]) -> Contents:
-    revision, last_workflow, apps, workflows, tokens, hooks, pairs = answers
+    revision, last_workflow, apps, workflows, tokens, hooks, pairs, secrets = answers
     return Contents(
         revision=int(revision or 0),
         last_workflow=int(last_workflow or 0),
@@ -384,6 +394,7 @@ def _read_contents(answers: list[Any]) -> Contents:
         tokens={name.decode(): msgspec.json.decode(raw, type=Token) for name, raw in tokens.items()},
         hooks={name.decode(): msgspec.json.decode(raw, type=Hook) for name, raw in hooks.items()},
         pairs={int(number): msgspec.json.decode(raw, type=Pair) for number, raw in pairs.items()},
+        secrets={name.decode(): msgspec.json.decode(raw, type=StoredSecret) for name, raw in secrets.items()},
     )
 
 

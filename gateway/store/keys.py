@@ -51,6 +51,7 @@
     gw:{0}:apps                hash    app id -> app                                       for ever
     gw:{0}:pairs               hash    app id -> the secret that its sender handed over,
                                        sealed, and when (ms)                               as its app
+    gw:{0}:secrets             hash    name -> a secret, sealed, and since when (ms)       until removed
     gw:{0}:workflows           hash    name -> the published version                       for ever
     gw:{0}:workflows:last      string  the highest id of a workflow that was removed        for ever
     gw:{0}:definition:DIGEST   string  one version of a workflow                           for ever

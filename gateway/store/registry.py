@@ -6,18 +6,18 @@ It is fetched again when a change is announced, and every few seconds in case an
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
-import os
-from pathlib import Path
 
 import structlog
 
-from gateway.apps import App, LiveApp, read_verify
+from gateway.apps import LiveApp
 from gateway.errors import ConfigError, GatewayError, NotFound
 from gateway.hooks import Hook
-from gateway.secrets import Pair, SecretRef, unseal
+from gateway.masks import Mask
 from gateway.store.catalog import Catalog, Contents
 from gateway.store.connection import MISTAKES, Redis
+from gateway.store.lookups import Lookup, step_secrets_of
 from gateway.tasks import end_tasks
 from gateway.tokens import Token
 from gateway.workflows import Published, Workflow, prepare
@@ -30,16 +30,19 @@ log = structlog.get_logger()
 class Registry:
     """Apps by id and token, workflows by id and name, definitions by digest, hooks by the hash of their token."""
 
-    def __init__(self, redis: Redis, catalog: Catalog, channel: str, master_keys: tuple[bytes, ...]) -> None:
+    def __init__(
+        self, redis: Redis, catalog: Catalog, channel: str, master_keys: tuple[bytes, ...], *more_secrets: str
+    ) -> None:
         self._redis = redis
         self._catalog = catalog
         self._channel = channel
-        self._master_keys = master_keys
+        self.lookup = Lookup(master_keys)
+        self._more_secrets = [*(base64.b64encode(key).decode() for key in master_keys), *more_secrets]
+        self._mask: Mask | None = None
         self._current: dict[str, Workflow] = {}
         self._definitions: dict[str, Workflow] = {}
         self._watcher: asyncio.Task[None] | None = None
         self._loading = asyncio.Lock()
-        self._pairs: dict[str, Pair] = {}
         self.revision = -1
         self.apps: dict[str, LiveApp] = {}
         self.workflows: dict[str, Published] = {}
@@ -81,6 +84,7 @@ class Registry:
             while len(self._definitions) >= MOST_DEFINITIONS:
                 self._definitions.pop(next(iter(self._definitions)))
             self._definitions[digest] = workflow
+            self._mask = None
         return workflow
 
     async def version(self, workflow: Published, number: int) -> Workflow:
@@ -99,6 +103,16 @@ class Registry:
         """All published workflows that can be used, with their definitions, by id."""
         published = sorted({each.id: each for each in self.workflows.values()}.values(), key=lambda each: each.id)
         return [(each, self._current[each.digest]) for each in published if each.digest in self._current]
+
+    def hide(self, text: str) -> str:
+        """The text without any secret that is known here: of apps and steps, kept under a name, of the settings."""
+        if self._mask is None:
+            live = {app.id: app for app in self.apps.values()}.values()
+            own = [secret for app in live for secret in app.known_secrets]
+            for workflow in (*self._current.values(), *self._definitions.values()):
+                own += step_secrets_of(workflow.definition, self.lookup)
+            self._mask = Mask([*own, *self.lookup.kept_values(), *self._more_secrets])
+        return self._mask.text(text)
 
     def start_watching(self) -> None:
         self._watcher = asyncio.get_running_loop().create_task(self._watch())
@@ -126,12 +140,11 @@ class Registry:
 
     def _take(self, contents: Contents) -> None:
         apps: dict[str, LiveApp] = {}
-        self._pairs = {
-            f"app:{app.name}": contents.pairs[app.id] for app in contents.apps.values() if app.id in contents.pairs
-        }
+        self.lookup.take(contents)
+        self._mask = None
         for app in contents.apps.values():
             try:
-                live = LiveApp(app, self._resolve)
+                live = LiveApp(app, self.lookup)
             except ConfigError as error:
                 log.error("app can't be used", app=app.name, reason=error.message)
                 continue
@@ -146,40 +159,3 @@ class Registry:
         self.tokens = contents.tokens
         self.hooks = {hook.hash: hook for hook in contents.hooks.values()}
         self.revision = contents.revision
-
-    def _resolve(self, reference: SecretRef, owner: str) -> str | None:
-        if reference.paired:
-            pair = self._pairs.get(owner)
-            reference = SecretRef(sealed=None if pair is None else pair.sealed)
-        return resolve_secret(reference, owner, self._master_keys)
-
-
-def resolve_secret(reference: SecretRef, owner: str, master_keys: tuple[bytes, ...]) -> str | None:
-    """The value of a secret, from where it says it is; None when it isn't there or can't be opened."""
-    try:
-        return _open_secret(reference, owner, master_keys)
-    except (OSError, UnicodeDecodeError, GatewayError) as error:
-        log.warning("a secret can't be read", owner=owner, secret=reference.label, reason=type(error).__name__)
-        return None
-
-
-def secrets_of(app: App, master_keys: tuple[bytes, ...]) -> list[str]:
-    """All of an app's secrets that can be opened here, so that none of them is shown."""
-    references = [*app.credentials.values(), app.verify_token, None if app.callback is None else app.callback.secret]
-    with contextlib.suppress(ConfigError):
-        references += read_verify(app)[1]
-    references.append(None if app.reconcile is None else app.reconcile.token)
-    found = []
-    for reference in references:
-        with contextlib.suppress(OSError, UnicodeDecodeError, GatewayError):
-            value = None if reference is None else _open_secret(reference, f"app:{app.name}", master_keys)
-            found += [value] if value else []
-    return found
-
-
-def _open_secret(reference: SecretRef, owner: str, master_keys: tuple[bytes, ...]) -> str | None:
-    if reference.env is not None:
-        return os.environ.get(reference.env)
-    if reference.file is not None:
-        return Path(reference.file).read_text().strip()
-    return None if reference.sealed is None else unseal(master_keys, owner, reference.sealed)

@@ -13,6 +13,7 @@ from gateway.web.api_events import EVENTS
 from gateway.web.api_hooks import HOOKS
 from gateway.web.api_replays import REPLAYS
 from gateway.web.api_runs import RUNS
+from gateway.web.api_secrets import SECRETS
 from gateway.web.api_steering import STEERING
 from gateway.web.api_tokens import TOKENS
 from gateway.web.api_workflows import WORKFLOWS
@@ -28,5 +29,5 @@ API = Dialect(
     refuse=refuse,
     media_type="application/problem+json",
     keyed=True,
-    endpoints=(*RUNS, *STEERING, *REPLAYS, *EVENTS, *CALLBACKS, *WORKFLOWS, *APPS, *HOOKS, *TOKENS, *AUDIT),
+    endpoints=(*RUNS, *STEERING, *REPLAYS, *EVENTS, *CALLBACKS, *WORKFLOWS, *APPS, *HOOKS, *TOKENS, *SECRETS, *AUDIT),
 )

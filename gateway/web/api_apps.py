@@ -9,11 +9,14 @@ from msgspec import Meta
 
 from gateway.apps import App
 from gateway.documents import AppDocument, NewApp, describe_app, describe_new_app, uses_of
-from gateway.registrations import Registration, Wish
+from gateway.errors import ConfigError, Unprocessable
+from gateway.registrations import LONGEST_OVERLAP, OVERLAP, Registration, Wish
+from gateway.retries import read_duration
 from gateway.signatures import PRESETS
 from gateway.web.endpoints import Answer, Call, Endpoint
 
 ADMIN = "admin"
+DURATION = r"^([0-9]{1,6}(ms|s|m|h|d)){1,4}$"
 SCHEMES = rf"^({'|'.join(PRESETS)})$"
 NAME = r"^[^\x00-\x1f\x7f-\x9f]*[^\x00-\x1f\x7f-\x9f0-9][^\x00-\x1f\x7f-\x9f]*$"
 """With no control characters, and something in it that is no digit: else it would be taken for an id."""
@@ -33,6 +36,15 @@ class AppBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     topics: Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=2048)], ...], Meta(max_length=50)] = ()
 
 
+class RotateBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long the secret before is taken as well (seconds, or `24h`), at most 30 days; `force`: even while two are
+    taken already, of which the older one then ends.
+    """
+
+    overlap: Annotated[float, Meta(ge=0, le=LONGEST_OVERLAP)] | Annotated[str, Meta(pattern=DURATION)] = OVERLAP
+    force: bool = False
+
+
 class AppPage(msgspec.Struct, frozen=True):
     """All registered senders, by id."""
 
@@ -45,7 +57,7 @@ async def list_apps(call: Call) -> Answer:
     apps = call.control.apps()
     balances = await call.control.reader.balances({each.payer: each.credits for each in apps if each.credits})
     uses = await call.control.reader.secret_uses(uses_of(apps))
-    return 200, AppPage([describe_app(each, balances.get(each.payer), uses) for each in apps])
+    return 200, AppPage([describe_app(each, balances.get(each.payer), uses, _problem_of(call, each)) for each in apps])
 
 
 async def show_app(call: Call) -> Answer:
@@ -78,8 +90,16 @@ async def enable_app(call: Call) -> Answer:
 
 
 async def rotate_secret(call: Call) -> Answer:
-    """Give an app a new secret, shown in this answer only. The one it had is taken as well, until the next rotation."""
-    return 200, await _describe_new(call, await call.management.rotate_secret(call.path["app"]))
+    """Give an app a new secret, shown in this answer only. The one it had is taken as well for the overlap: a day."""
+    body = call.body or RotateBody()
+    overlap = _seconds(body.overlap)
+    made = await call.management.rotate_secret(call.path["app"], overlap, force=body.force)
+    return 200, await _describe_new(call, made)
+
+
+async def revoke_secret(call: Call) -> Answer:
+    """End an app's older secret at once, before its time."""
+    return 200, await _describe(call, await call.management.revoke_app_secret(call.path["app"]))
 
 
 async def remove_app(call: Call) -> Answer:
@@ -89,7 +109,20 @@ async def remove_app(call: Call) -> Answer:
 
 async def _describe(call: Call, app: App) -> AppDocument:
     balances = {} if app.credits is None else await call.control.reader.balances({app.payer: app.credits})
-    return describe_app(app, balances.get(app.payer), await call.control.reader.secret_uses(uses_of([app])))
+    uses = await call.control.reader.secret_uses(uses_of([app]))
+    return describe_app(app, balances.get(app.payer), uses, _problem_of(call, app))
+
+
+def _problem_of(call: Call, app: App) -> str | None:
+    live = call.control.live_apps.get(app.token or str(app.id))
+    return None if live is None else live.problem
+
+
+def _seconds(overlap: float | str) -> float:
+    try:
+        return read_duration(overlap, "overlap")
+    except ConfigError as error:
+        raise Unprocessable(error.message, path="overlap") from None
 
 
 async def _describe_new(call: Call, made: Registration) -> NewApp:
@@ -155,7 +188,19 @@ APPS = (
         handler=rotate_secret,
         scope=ADMIN,
         summary="Give an app a new secret",
+        body=RotateBody,
+        optional_body=True,
         answer=NewApp,
+        example={"overlap": "24h"},
+        refuses=(409,),
+    ),
+    Endpoint(
+        method="POST",
+        path="/api/v1/apps/{app}/revoke-secret",
+        handler=revoke_secret,
+        scope=ADMIN,
+        summary="End an app's older secret",
+        answer=AppDocument,
         refuses=(409,),
     ),
 )

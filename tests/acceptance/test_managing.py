@@ -56,6 +56,38 @@ def test_an_app_takes_its_senders_secret_and_forgets_it(calm: Machine) -> None:
     calm.json("app", "remove", "pages")
 
 
+def test_secrets_are_kept_by_command(calm: Machine) -> None:
+    """Set from standard input, listed without its value, removed; the keys' status names one, which nothing lacks."""
+    done = calm.run("secret", "set", "far", given="a value of ours\n")
+    assert (done.returncode, "a value" in done.stdout + done.stderr) == (0, False), done
+    assert [each["name"] for each in calm.json("secret", "list")] == ["far"]
+    for given in ("", "short", "\n"):
+        done = calm.run("secret", "set", "near", given=given)
+        assert (done.returncode, "value:" in done.stderr) == (1, True), done
+    assert calm.run("secret", "set", "a b", given="a value of ours").returncode == 1
+    (key,) = calm.json("secret", "status")["keys"]
+    assert (key["state"], key["needed_by"]["secrets"]) == ("newest", 1)
+    assert calm.json("secret", "rewrap") == {"rewrapped": {}, "keys": [key]}
+    assert calm.json("secret", "remove", "far")["name"] == "far"
+    assert calm.run("secret", "remove", "far").returncode == 1
+
+
+def test_an_overlap_ends_when_it_is_told_to(calm: Machine) -> None:
+    """A rotation says until when the older secret counts; another is refused, until the older one is revoked."""
+    first = calm.json("app", "add", "overlapping")
+    second = calm.json("app", "rotate-secret", "overlapping", "--overlap", "2h")
+    assert [each["expires_at"] is None for each in second["secret_uses"]] == [True, False]
+    until(lambda: knock(calm, first["id"], second["secret"]) == 200, "the new secret to be known")
+    assert knock(calm, first["id"], first["secret"]) == 200
+    refused = calm.run("app", "rotate-secret", "overlapping")
+    assert (refused.returncode, "revoke the older one" in refused.stderr) == (1, True)
+    calm.json("app", "revoke-secret", "overlapping")
+    until(lambda: knock(calm, first["id"], first["secret"]) == 401, "the older secret to end")
+    for overlap in ("soon", "31d"):
+        assert calm.run("app", "rotate-secret", "overlapping", "--overlap", overlap).returncode == 1
+    calm.json("app", "remove", "overlapping")
+
+
 def test_what_the_file_manages_is_refused_by_command(calm: Machine) -> None:
     """A command that would change an app of gateway.yaml exits with 1 and names the file."""
     before = calm.json("app", "list")

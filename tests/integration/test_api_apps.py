@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.tools import SECRET, publish, signed, tell
+from tests.tools import SECRET, publish, signed, tell, until
 from tests.tools_api import FILE, Api, serving
 
 BODY = b'{"workflow_id": 15, "task": "t"}'
@@ -59,19 +61,38 @@ def test_an_app_without_a_callback_has_one_secret(store: str, tmp_path: Path) ->
     tell(story())
 
 
-def test_a_rotation_takes_both_secrets_until_the_next(store: str, tmp_path: Path) -> None:
-    """After one rotation old and new secret are taken, after another the two newest."""
+def test_a_rotation_takes_both_secrets_for_the_overlap(store: str, tmp_path: Path) -> None:
+    """After one rotation old and new secret are taken, and the app shows until when; another one has to be forced; the
+    older one is revoked early, or ends by the clock alone.
+    """
 
     async def story() -> None:
         async with serving(store, tmp_path, worker=False) as api:
             app = (await api.post("/api/v1/apps", {"name": "partner"})).json()
             secrets = [app["secret"]]
-            for _ in range(2):
-                rotated = await api.post("/api/v1/apps/partner/rotate-secret")
-                assert rotated.status_code == 200
+            for body in (None, {"force": True, "overlap": "2h"}):
+                rotated = await api.post("/api/v1/apps/partner/rotate-secret", body)
+                assert rotated.status_code == 200, rotated.text
                 secrets.append(rotated.json()["secret"])
+                refused = await api.post("/api/v1/apps/partner/rotate-secret")
+                assert (refused.status_code, "two live secrets" in refused.json()["detail"]) == (409, True)
             assert len(set(secrets)) == 3
             assert [await knock(api, app, each) for each in secrets] == [401, 200, 200]
+            newest, older = (await api.get("/api/v1/apps/partner")).json()["secret_uses"]
+            seconds = datetime.fromisoformat(older["expires_at"]).timestamp() - time.time()
+            assert (newest["expires_at"], 7000 < seconds <= 7200) == (None, True)
+            assert (await api.post("/api/v1/apps/partner/revoke-secret")).status_code == 200
+            assert [await knock(api, app, each) for each in secrets] == [401, 401, 200]
+            assert (await api.post("/api/v1/apps/partner/revoke-secret")).status_code == 409
+            brief = (await api.post("/api/v1/apps/partner/rotate-secret", {"overlap": 1})).json()["secret"]
+
+            async def over() -> bool:
+                return await knock(api, app, secrets[-1]) == 401
+
+            await until(over)
+            assert await knock(api, app, brief) == 200
+            for body in ({"overlap": -1}, {"overlap": "31d"}, {"overlap": "soon"}, {"overlap": True}, {"more": 1}):
+                assert (await api.post("/api/v1/apps/partner/rotate-secret", body)).status_code == 422, body
 
     tell(story())
 

@@ -227,7 +227,7 @@ def test_an_answer_under_a_lost_key_is_not_done_again(store: str, tmp_path: Path
         async with serving(store, tmp_path, worker=False) as api:
             assert (await api.post("/api/v1/tokens", {"name": "once"}, headers=KEY)).status_code == 201
             (name,) = [each async for each in api.redis.scan_iter("gw:{0}:answer:*")]
-            kept = (await api.redis.get(name)).replace(b'"v1.', b'"v1.0')
+            kept = (await api.redis.get(name)).replace(b'"v2.', b'"v2.0')
             await api.redis.set(name, kept)
             answer = await api.post("/api/v1/tokens", {"name": "once"}, headers=KEY)
             assert (answer.status_code, "not known" in answer.json()["detail"]) == (409, True)

@@ -97,6 +97,10 @@ ROUTES: dict[str, Touch] = {
     "POST /api/v1/apps/{app}/disable": Touch("/api/v1/apps/{made_app}/disable"),
     "POST /api/v1/apps/{app}/enable": Touch("/api/v1/apps/{made_app}/enable"),
     "POST /api/v1/apps/{app}/rotate-secret": Touch("/api/v1/apps/{made_app}/rotate-secret"),
+    "POST /api/v1/apps/{app}/revoke-secret": Touch("/api/v1/apps/{rotated_app}/revoke-secret"),
+    "GET /api/v1/secrets": Touch("/api/v1/secrets"),
+    "PUT /api/v1/secrets/{name}": Touch("/api/v1/secrets/kept", {"value": "a value that is long enough"}),
+    "DELETE /api/v1/secrets/{name}": Touch("/api/v1/secrets/{made_secret}"),
     "GET /api/v1/hooks": Touch("/api/v1/hooks"),
     "POST /api/v1/hooks": Touch("/api/v1/hooks", {"workflow": "greet"}),
     "GET /api/v1/hooks/{token:hook}": Touch("/api/v1/hooks/{made_hook}"),
@@ -130,7 +134,7 @@ ROUTES: dict[str, Touch] = {
 }
 NUMBERS = itertools.count()
 """For what must differ each time it is sent."""
-ABSENT = {"made_app": "999", "made_hook": "hook_0a1b2c3d4e5f"}
+ABSENT = {"made_app": "999", "rotated_app": "999", "made_secret": "nothing", "made_hook": "hook_0a1b2c3d4e5f"}
 OPEN = {"POST /api/v1/hooks/{token}"}
 """Routes that ask for no token. Each must say here that it means to."""
 OPEN_PAGES = {
@@ -214,10 +218,18 @@ class Stage:
         return run
 
     async def make_for(self, path: str) -> dict[str, str]:
-        """An app or a hook of its own for each call that needs one: some calls remove it."""
+        """An app, a secret or a hook of its own for each call that needs one: some calls remove it."""
         if "{made_app}" in path:
             made = await self.api.post("/api/v1/apps", {"name": f"app {os.urandom(6).hex()}"})
             return {"made_app": str(made.json()["id"])}
+        if "{rotated_app}" in path:
+            made = await self.api.post("/api/v1/apps", {"name": f"app {os.urandom(6).hex()}"})
+            await self.api.post(f"/api/v1/apps/{made.json()['id']}/rotate-secret")
+            return {"rotated_app": str(made.json()["id"])}
+        if "{made_secret}" in path:
+            name = f"made-{os.urandom(6).hex()}"
+            await self.api.call("PUT", f"/api/v1/secrets/{name}", json={"value": "a value that is long enough"})
+            return {"made_secret": name}
         if "{made_hook}" in path:
             made = await self.api.post("/api/v1/hooks", {"workflow": "greet"})
             return {"made_hook": made.json()["id"]}

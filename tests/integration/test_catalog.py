@@ -15,7 +15,8 @@ from gateway.errors import Conflict, NotFound
 from gateway.secrets import SecretRef, new_master_key, read_master_keys, seal
 from gateway.store.catalog import Catalog
 from gateway.store.connection import Redis
-from gateway.store.registry import Registry, resolve_secret
+from gateway.store.lookups import Lookup
+from gateway.store.registry import Registry
 from gateway.tokens import new_token
 from tests.tools import KEYS, connected, publish, tell, until
 
@@ -299,9 +300,9 @@ def test_a_secret_comes_from_where_it_says(tmp_path: Path, monkeypatch: pytest.M
     keys = read_master_keys([new_master_key()])
     monkeypatch.setenv("A_SECRET_OF_TESTS", "from env")
     (tmp_path / "secret").write_text("from file\n")
-    assert resolve_secret(SecretRef(env="A_SECRET_OF_TESTS"), "app:a", NO_KEYS) == "from env"
-    assert resolve_secret(SecretRef(file=str(tmp_path / "secret")), "app:a", NO_KEYS) == "from file"
-    assert resolve_secret(SecretRef(sealed=seal(keys, "app:a", "sealed")), "app:a", keys) == "sealed"
+    assert Lookup(NO_KEYS)(SecretRef(env="A_SECRET_OF_TESTS"), "app:a") == "from env"
+    assert Lookup(NO_KEYS)(SecretRef(file=str(tmp_path / "secret")), "app:a") == "from file"
+    assert Lookup(keys)(SecretRef(sealed=seal(keys, "app:a", "sealed")), "app:a") == "sealed"
 
 
 @pytest.mark.parametrize(
@@ -316,7 +317,7 @@ def test_a_secret_comes_from_where_it_says(tmp_path: Path, monkeypatch: pytest.M
 )
 def test_a_secret_that_is_not_there_is_none(reference: SecretRef) -> None:
     """What can't be found or opened resolves to nothing, which makes its app refuse everybody."""
-    assert resolve_secret(reference, "app:a", NO_KEYS) is None
+    assert Lookup(NO_KEYS)(reference, "app:a") is None
 
 
 def test_a_callback_secret_is_resolved_too(store: str, monkeypatch: pytest.MonkeyPatch) -> None:

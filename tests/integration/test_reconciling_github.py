@@ -16,8 +16,8 @@ from gateway.egress import read_policy
 from gateway.errors import GatewayError
 from gateway.store.catalog import Catalog
 from gateway.store.connection import Redis
+from gateway.store.lookups import read_outside
 from gateway.store.marks import Marks
-from gateway.store.registry import resolve_secret
 from gateway.web.client import Client
 from gateway.web.reconciler import Reconciler
 from tests.github_server import TOKEN, GitHubServer
@@ -58,7 +58,7 @@ class Place:
 
     async def round(self, since: int | None = HOUR_MS, **how: Any) -> dict[str, Any]:
         app = (await Catalog(self.redis, KEYS).read()).apps[43]
-        live = LiveApp(app, lambda reference, owner: resolve_secret(reference, owner, ()))
+        live = LiveApp(app, read_outside)
         start = None if since is None else await self.marks.now() - since
         return await self.reconciler.reconcile(live, start, **how)
 

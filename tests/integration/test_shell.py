@@ -150,7 +150,10 @@ def test_a_secret_is_given_by_name_and_never_shown(monkeypatch: pytest.MonkeyPat
     env = {"A": {"env": "DEPLOY_KEY"}, "B": {"file": str(tmp_path / "key")}, "C": "${input.token}"}
     script = 'echo "fatal: $A $B $C $0" >&2; exit 9'
     failure = refused({"argv": ["sh", "-c", script], "env": env}, {"token": "long-enough-token"})
-    assert failure.message == "sh ended with code 9: fatal: *** *** *** sh"
+    assert failure.message == "sh ended with code 9: fatal: [secret] [secret] *** sh"
+    own = {"A": env["A"], "B": env["B"]}
+    told = run({"argv": ["sh", "-c", "echo $A; printf %s $B | base64; echo $A >&2"], "env": own})
+    assert (told["stdout"], told["stderr"]) == ("[secret]\n" * 2, "[secret]\n")
     missing = refused({"argv": ["true"], "env": {"A": {"env": "NO_SUCH_KEY"}}})
     assert missing.kind == "MissingSecret"
     assert "env NO_SUCH_KEY" in missing.message

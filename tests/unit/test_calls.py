@@ -35,7 +35,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         "bearer or basic",
     ),
     "a colon": ({"http": {"url": URL, "basic": {"user": "a:b", "password": KEY}}}, "http.basic.user", "no colon"),
-    "no secret": ({"http": {"url": URL, "bearer": {}}}, "http.bearer", "{env: NAME} or {file: PATH}"),
+    "no secret": ({"http": {"url": URL, "bearer": {}}}, "http.bearer", "{env: NAME}, {file: PATH} or {secret: NAME}"),
     "two secrets": ({"http": {"url": URL, "bearer": KEY | {"file": "x"}}}, "http.bearer", "{env: NAME}"),
     "a sealed secret": ({"http": {"url": URL, "bearer": {"sealed": "v1"}}}, "http.bearer", "{env: NAME}"),
     "a computed name": ({"http": {"url": URL, "bearer": {"env": "${input.x}"}}}, "http.bearer", "{env: NAME}"),
@@ -137,4 +137,4 @@ def test_their_fields_are_known_to_the_file() -> None:
     step = "workflows[0].steps[0]"
     assert {"bearer", "max_bytes"} <= set(fields_at(f"{step}.http"))
     assert {"schema", "max_tokens"} <= set(fields_at(f"{step}.model"))
-    assert fields_at(f"{step}.http.basic.password") == ["env", "file"]
+    assert fields_at(f"{step}.http.basic.password") == ["env", "file", "secret"]

@@ -88,11 +88,11 @@ TABLE: dict[str, tuple[str, int, int, str, str]] = {
     "a callback's secret": (APP % "callback: {url: 'https://x.example', secret: a}", 4, 42, ".secret", "{env: NAME}"),
     "a sealed secret": (
         *(APP % "callback: {url: 'https://x.example', secret: {sealed: a}}", 4, 42),
-        *("apps[0].callback.secret", "one of {env: NAME} and {file: PATH}"),
+        *("apps[0].callback.secret", "one of {env: NAME}, {file: PATH} or {secret: NAME}"),
     ),
     "two secrets in one": (
         *(APP % "callback: {url: 'https://x.example', secret: {env: A, file: /a}}", 4, 42),
-        *("apps[0].callback.secret", "one of {env: NAME} and {file: PATH}"),
+        *("apps[0].callback.secret", "one of {env: NAME}, {file: PATH} or {secret: NAME}"),
     ),
     "an empty secret": (APP % "credentials: {key: {}}", 4, 19, "apps[0].credentials.key", "one of {env: NAME}"),
 }

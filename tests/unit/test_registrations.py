@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import msgspec
 import pytest
 
 from gateway.apps import LiveApp
 from gateway.egress import read_policy
 from gateway.errors import ConfigError, Conflict, GatewayError
-from gateway.registrations import Registration, Wish, register, rotate
-from gateway.secrets import SecretRef, read_master_keys, unseal
+from gateway.registrations import LONGEST_OVERLAP, OVERLAP, Registration, Wish, register, revoke_older, rotate
+from gateway.secrets import SecretRef, SecretUnreadable, read_master_keys, unseal
 from gateway.signatures import PRESETS
 
+NOW = 1_800_000_000.0
 KEYS = read_master_keys(["a2V5IG9mIHRoZSB0ZXN0cywgMzIgYnl0ZXMgbG9uZyE="])
 POLICY = read_policy("127.0.0.0/8")
 COUNT = iter(range(1_000_000))
@@ -28,7 +30,10 @@ def live(made: Registration) -> LiveApp:
     """The app as a receiver would have it."""
 
     def resolve(reference: SecretRef, owner: str) -> str | None:
-        return None if reference.sealed is None else unseal(KEYS, owner, reference.sealed)
+        try:
+            return None if reference.sealed is None else unseal(KEYS, owner, reference.sealed)
+        except SecretUnreadable:
+            return None
 
     return LiveApp(made.app, resolve)
 
@@ -40,7 +45,7 @@ def test_a_sender_that_makes_its_secret_gets_none(scheme: str) -> None:
     assert (made.secret, live(made).waiting) == (None, True)
     assert live(made).problem is not None
     with pytest.raises(Conflict, match="gateway app pair"):
-        rotate(made.app, KEYS, noise)
+        rotate(made.app, KEYS, noise, NOW)
 
 
 MADE_BY_US = sorted(
@@ -57,9 +62,9 @@ def test_every_sender_gets_a_secret_that_it_can_use(scheme: str) -> None:
     wish = Wish(name="a", scheme=scheme, public_url="https://g.example/h", topics=topics)
     made = register(wish, POLICY, KEYS, noise)
     assert (live(made).problem, live(made).secrets) == (None, (made.secret,))
-    again = rotate(made.app, KEYS, noise)
+    again = rotate(made.app, KEYS, noise, NOW)
     assert (live(again).problem, live(again).secrets) == (None, (again.secret, made.secret))
-    third = rotate(again.app, KEYS, noise)
+    third = rotate(again.app, KEYS, noise, NOW + OVERLAP)
     assert live(third).secrets == (third.secret, again.secret)
 
 
@@ -69,7 +74,7 @@ def test_a_sender_that_signs_nothing_gets_a_url() -> None:
     assert made.app.token == made.secret
     assert (live(made).problem, live(made).secrets, live(made).only_by_token) == (None, (made.secret,), True)
     with pytest.raises(Conflict, match="no secret to rotate"):
-        rotate(made.app, KEYS, os.urandom)
+        rotate(made.app, KEYS, os.urandom, NOW)
 
 
 @pytest.mark.parametrize(("scheme", "words"), [("discord", "key of its own"), ("square", "signs the URL")])
@@ -109,7 +114,73 @@ def test_an_app_without_a_secret_has_none_to_rotate() -> None:
     """Rotating what accepts anyone is a Conflict; rotating without a master key leaves the app as it was."""
     made = register(Wish(name="a"), POLICY, KEYS, noise)
     with pytest.raises(ConfigError):
-        rotate(made.app, (), noise)
+        rotate(made.app, (), noise, NOW)
     open_app = type(made.app)(name="open", verify="none")
     with pytest.raises(Conflict, match="no secret to rotate"):
-        rotate(open_app, KEYS, noise)
+        rotate(open_app, KEYS, noise, NOW)
+
+
+def rotated(times: int) -> Registration:
+    """An app whose secret was made anew so often, a day apart."""
+    made = register(Wish(name="a"), POLICY, KEYS, noise)
+    for day in range(times):
+        made = rotate(made.app, KEYS, noise, NOW + day * OVERLAP)
+    return made
+
+
+def test_the_old_secret_ends_by_the_clock() -> None:
+    """For the overlap both count; from its last second on only the new one does, and nobody did anything."""
+    first = register(Wish(name="a"), POLICY, KEYS, noise)
+    second = rotate(first.app, KEYS, noise, NOW, overlap=60)
+    app = live(second)
+    assert app.secrets_at(NOW) == app.secrets_at(NOW + 59.9) == (second.secret, first.secret)
+    assert app.secrets_at(NOW + 60) == app.secrets_at(NOW + 10**9) == (second.secret,)
+    assert live(first).secrets_at(NOW) == (first.secret,)
+
+
+def test_a_second_rotation_inside_the_overlap_has_to_be_forced() -> None:
+    """Two are live at most: another rotation is a Conflict that says until when, unless it ends the older one now."""
+    second = rotated(1)
+    with pytest.raises(Conflict, match=r"two live secrets until 2027-"):
+        rotate(second.app, KEYS, noise, NOW + OVERLAP - 1)
+    third = rotate(second.app, KEYS, noise, NOW + 1, force=True)
+    assert live(third).secrets_at(NOW + 1) == (third.secret, second.secret)
+    assert rotate(second.app, KEYS, noise, NOW + OVERLAP).secret is not None
+
+
+def test_without_overlap_the_old_secret_is_gone() -> None:
+    """An overlap of nothing leaves the new secret alone, at once."""
+    made = register(Wish(name="a"), POLICY, KEYS, noise)
+    after = rotate(made.app, KEYS, noise, NOW, overlap=0)
+    assert live(after).secrets == (after.secret,)
+    for overlap in (-1, LONGEST_OVERLAP + 1, float("nan")):
+        with pytest.raises(GatewayError, match="overlap"):
+            rotate(made.app, KEYS, noise, NOW, overlap=overlap)
+
+
+def test_the_older_secret_is_revoked_early() -> None:
+    """What is left is the newest; where no older one is live, there is nothing to revoke."""
+    made = rotated(1)
+    app = revoke_older(made.app, NOW + 1)
+    assert live(Registration(app, None)).secrets == (made.secret,)
+    for each, now in ((app, NOW + 1), (made.app, NOW + OVERLAP)):
+        with pytest.raises(Conflict, match="no older secret"):
+            revoke_older(each, now)
+
+
+def test_an_older_secret_that_no_key_opens_does_not_shut_the_app() -> None:
+    """Its end is set, so the newer one counts; the newest being lost is a reason to refuse everybody."""
+    made = rotated(1)
+    newest, older = made.app.verify["secrets"]  # type: ignore[index]
+
+    def with_secrets(*secrets: object) -> LiveApp:
+        return live(
+            Registration(msgspec.structs.replace(made.app, verify={"scheme": "orqo", "secrets": secrets}), None)
+        )
+
+    lost = {"sealed": "v2.00000000.AAAA.AAAA"}
+    app = with_secrets(newest, lost | {"expires_at": older["expires_at"]})
+    assert (app.secrets, app.problem) == ((made.secret,), None)
+    problem = with_secrets(lost).problem
+    assert problem is not None
+    assert "can't be opened" in problem

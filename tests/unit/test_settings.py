@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -11,7 +13,9 @@ import pytest
 from gateway.asgi import master_keys
 from gateway.egress import read_policy
 from gateway.errors import ConfigError
+from gateway.machine import ensure_master_key
 from gateway.retries import CALLBACK_SCHEDULE
+from gateway.secrets import new_master_key, read_master_keys
 from gateway.settings import BOUNDS, SETTINGS, Setting, Settings, read_settings
 from gateway.store.connection import connect
 
@@ -141,3 +145,40 @@ def test_a_bad_master_key_is_named_and_not_shown(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="GATEWAY_MASTER_KEYS: key 1") as caught:
         master_keys(settings)
     assert "hunter2" not in caught.value.message
+
+
+def in_folder(tmp_path: Path) -> Settings:
+    return read_settings({"GATEWAY_DATA_DIR": str(tmp_path)})
+
+
+def test_a_master_key_that_everybody_may_read_is_refused(tmp_path: Path) -> None:
+    """The refusal says which file, and what to do; the folder's several keys are a line each, the newest first."""
+    kept, keys = tmp_path / "master.key", [new_master_key(), new_master_key()]
+    kept.write_text("\n".join(keys) + "\n")
+    for mode in (0o604, 0o602, 0o666):
+        kept.chmod(mode)
+        with pytest.raises(ConfigError, match="chmod 600") as caught:
+            master_keys(in_folder(tmp_path))
+        assert not any(key in caught.value.message for key in keys)
+    kept.chmod(0o600)
+    assert master_keys(in_folder(tmp_path)) == read_master_keys(keys)
+    kept.write_text("")
+    with pytest.raises(ConfigError, match="key 1"):
+        master_keys(in_folder(tmp_path))
+
+
+def test_a_master_key_is_made_once_whole_and_private(tmp_path: Path) -> None:
+    """However many make one at the same time, under any umask: one key, whole, with mode 0600, and nothing beside it."""
+    before = os.umask(0)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            found = list(
+                pool.map(lambda _: (ensure_master_key(in_folder(tmp_path)), master_keys(in_folder(tmp_path))), range(8))
+            )
+    finally:
+        os.umask(before)
+    assert len({keys for _, keys in found}) == 1
+    assert [each.name for each in tmp_path.iterdir()] == ["master.key"]
+    assert (tmp_path / "master.key").stat().st_mode & 0o777 == 0o600
+    ensure_master_key(in_folder(tmp_path))
+    assert master_keys(in_folder(tmp_path)) == found[0][1]

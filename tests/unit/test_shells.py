@@ -56,8 +56,16 @@ def test_values_reach_a_program_as_arguments_stdin_and_variables() -> None:
         ({"argv": ["a"], "cap": 0}, "steps[0].shell.cap", "no size"),
         ({"argv": ["a"], "env": {"A-B": "1"}}, "steps[0].shell.env.A-B", "letters, digits"),
         ({"argv": ["a"], "env": {"GATEWAY_STEP": "1"}}, "steps[0].shell.env.GATEWAY_STEP", "not GATEWAY_"),
-        ({"argv": ["a"], "env": {"A": {"vault": "x"}}}, "steps[0].shell.env.A", "{env: NAME} or {file: PATH}"),
-        ({"argv": ["a"], "env": {"A": {"env": X}}}, "steps[0].shell.env.A", "{env: NAME} or {file: PATH}"),
+        (
+            {"argv": ["a"], "env": {"A": {"vault": "x"}}},
+            "steps[0].shell.env.A",
+            "{env: NAME}, {file: PATH} or {secret: NAME}",
+        ),
+        (
+            {"argv": ["a"], "env": {"A": {"env": X}}},
+            "steps[0].shell.env.A",
+            "{env: NAME}, {file: PATH} or {secret: NAME}",
+        ),
         ({"argv": ["a"], "env": {"LD_PRELOAD": X}}, "steps[0].shell.env.LD_PRELOAD", "run or load"),
         ({"argv": ["a"], "env": {"BASH_ENV": X}}, "steps[0].shell.env.BASH_ENV", "run or load"),
         ("git status", "steps[0].shell", "Expected"),

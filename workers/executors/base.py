@@ -8,8 +8,10 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from gateway.errors import NotFound
+from gateway.holdings import Resolve
 from gateway.runs import Run
 from gateway.settings import Settings
+from gateway.store.lookups import read_outside
 from gateway.timelines import Delta
 from gateway.web.client import Client
 from gateway.workflows import Child
@@ -102,6 +104,10 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     charge: Callable[[int], None] = _charge_nobody
     tell: Callable[[Delta], Awaitable[None]] = _tell_nobody
     rules: Rules = Rules()
+    resolve: Resolve = read_outside
+    """Where the values of secrets are looked up."""
+    hide: Callable[[str], str] = str
+    """Takes out of a message whatever secret this process knows."""
 
     @property
     def environment(self) -> dict[str, str]:

@@ -30,7 +30,7 @@ async def perform(step: CompiledStep, argument: dict[str, Any], context: Context
     """Send it. An unexpected status, a cut answer and an unreachable address are failures."""
     call = step.step.http
     assert isinstance(call, HttpCall)
-    keyring = Keyring()
+    keyring = Keyring(context.resolve)
     url = _with_query(str(argument["url"]), argument["query"])
     cap = min(context.cap, call.max_bytes or context.cap)
     answer = await context.client.request(

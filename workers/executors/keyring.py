@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import base64
-import json
-from urllib.parse import quote
 
+from gateway.holdings import Resolve
+from gateway.masks import forms_of
 from gateway.secrets import SHORTEST, SecretRef
-from gateway.store.registry import resolve_secret
 from workers.executors.base import StepFailed
 
 HIDDEN = "[secret]"
@@ -16,12 +15,13 @@ HIDDEN = "[secret]"
 class Keyring:
     """What must not be seen of an attempt. Shorter texts than SHORTEST are no secrets, and stand anywhere."""
 
-    def __init__(self) -> None:
+    def __init__(self, resolve: Resolve) -> None:
+        self._resolve = resolve
         self._hidden: list[str] = []
 
     def open(self, reference: SecretRef) -> str:
         """The secret's value. Raises StepFailed, naming where it should be, when it isn't there or can't be sent."""
-        value = resolve_secret(reference, "", ())
+        value = self._resolve(reference, "")
         if not value:
             message = f"the secret ({reference.label}) is not set, or can't be read, where this worker runs"
             raise StepFailed("NoSecret", message, again=False)
@@ -31,10 +31,16 @@ class Keyring:
         self.remember(value)
         return value
 
+    def read(self, reference: SecretRef) -> str | None:
+        """The secret's value as it is, hidden from now on; None when it isn't there."""
+        value = self._resolve(reference, "")
+        if value:
+            self.remember(value)
+        return value
+
     def remember(self, value: str) -> None:
-        """Hide this text from now on, as it is and as it looks inside JSON, a URL or base64."""
-        forms = {value, json.dumps(value)[1:-1], quote(value, safe=""), base64.b64encode(value.encode()).decode()}
-        self._hidden += [form for form in forms if len(form) >= SHORTEST]
+        """Hide this text from now on, as it is and as it looks inside JSON, a URL, hex or base64."""
+        self._hidden += [form for form in forms_of(value) if len(form) >= SHORTEST]
         self._hidden.sort(key=len, reverse=True)
 
     def basic(self, user: str, password: SecretRef) -> str:

@@ -39,7 +39,7 @@ async def perform(step: CompiledStep, argument: dict[str, Any], context: Context
     """Ask the model. Raises StepFailed for an unfit request, a provider that fails, and an answer that is no answer."""
     call = step.step.model
     assert isinstance(call, ModelCall)
-    keyring = Keyring()
+    keyring = Keyring(context.resolve)
     url, headers = _address(call, argument, context, keyring)
     body = msgspec.json.encode(_request(call, argument, step.id))
     async with Speaker(context, keyring.hide) as speaker:

@@ -14,10 +14,10 @@ from gateway.cel.values import encode
 from gateway.nesting import MOST_LEVELS, is_too_deep
 from gateway.secrets import SecretRef
 from gateway.shells import ShellCall, call_of, cap_of
-from gateway.store.registry import resolve_secret
 from gateway.workflows import CompiledStep
 from workers.children import CannotStart, Order, Outcome, run_child
 from workers.executors.base import Context, StepFailed
+from workers.executors.keyring import Keyring
 
 FIXED = {"LANG": "C.UTF-8", "TZ": "UTC"}
 TAIL = 1_000
@@ -32,7 +32,8 @@ async def perform(step: CompiledStep, argument: dict[str, Any], context: Context
     """
     assert step.step.shell is not msgspec.UNSET
     call = call_of(step.step.shell)
-    own, hidden = _read_environment(argument["env"])
+    keyring = Keyring(context.resolve)
+    own, hidden = _read_environment(argument["env"], keyring)
     order = Order(
         argv=[_checked(_text(each), f"argv[{index}]") for index, each in enumerate(argument["argv"])],
         env=FIXED | {"PATH": context.rules.path} | own | context.environment,
@@ -46,6 +47,9 @@ async def perform(step: CompiledStep, argument: dict[str, Any], context: Context
         outcome = await run_child(order)
     except CannotStart as error:
         raise StepFailed("CannotStart", _hide(str(error), hidden), again=error.again) from None
+    # What a program says of its own secrets is for nobody: not for the record, nor for who reads the callback.
+    stdout, stderr = keyring.hide_bytes(outcome.stdout), keyring.hide_bytes(outcome.stderr)
+    outcome = msgspec.structs.replace(outcome, stdout=stdout, stderr=stderr)
     _check(outcome, call, order, hidden)
     return {
         "code": outcome.code,
@@ -54,21 +58,21 @@ async def perform(step: CompiledStep, argument: dict[str, Any], context: Context
     }
 
 
-def _read_environment(env: dict[str, Any]) -> tuple[dict[str, str], list[str]]:
+def _read_environment(env: dict[str, Any], keyring: Keyring) -> tuple[dict[str, str], list[str]]:
     """The variables of this step, and those of their values that no message may show."""
     values: dict[str, str] = {}
     hidden: list[str] = []
     for name, value in env.items():
         secret = isinstance(value, dict)
-        values[name] = _checked(_secret(name, value) if secret else _text(value), f"env.{name}")
+        values[name] = _checked(_secret(name, value, keyring) if secret else _text(value), f"env.{name}")
         if values[name] and (secret or len(values[name]) >= SHORT):
             hidden.append(values[name])
     return values, sorted(hidden, key=len, reverse=True)
 
 
-def _secret(name: str, value: dict[str, str]) -> str:
+def _secret(name: str, value: dict[str, str], keyring: Keyring) -> str:
     reference = msgspec.convert(value, SecretRef)
-    found = resolve_secret(reference, "", ())
+    found = keyring.read(reference)
     if found is None:
         message = f"env.{name}: its secret ({reference.label}) is not set on this worker"
         raise StepFailed("MissingSecret", message, again=False)
