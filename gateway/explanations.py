@@ -47,7 +47,7 @@ def explain_condition(
     the branch taken. Secrets are masked: the known ones, and what is read from a field that is named like one.
     """
     inquiry = _Inquiry(values, mask, scope)
-    return inquiry.why(take_apart(source))[:MOST_FINDINGS]
+    return inquiry.explain(take_apart(source))[:MOST_FINDINGS]
 
 
 class _Inquiry:
@@ -60,6 +60,14 @@ class _Inquiry:
         self._compiled: dict[str, Expression | Failure] = {}
         self._answers: dict[str, object] = {}
         self._left = MOST_EVALUATIONS
+
+    def explain(self, condition: Fragment) -> list[Finding]:
+        """The parts that decided it. What can't be judged only as a whole says so itself: the engine refuses all of an
+        event's data for a number in a part that it would not have read.
+        """
+        found = self.why(condition)
+        failed = isinstance(self._ask(condition), Failure) and all(each.outcome != "error" for each in found)
+        return [self._find(condition), *found] if failed else found
 
     def why(self, fragment: Fragment) -> list[Finding]:
         if fragment.kind in ("relation", "leaf") or self._left <= 0:

@@ -166,6 +166,14 @@ def test_explaining_never_raises_and_agrees_with_the_engine(condition: str, body
         assert any(each.outcome == "error" for each in found)
 
 
+def test_what_fails_only_as_a_whole_says_so() -> None:
+    """Each part can be judged alone, and the engine still refuses the whole for a number in the branch not taken."""
+    body = {"n": True, "ref": -(2**63) - 1}
+    found = explain_condition("event.body.n ? event.body.n : event.body.ref", {"event": EVENT | {"body": body}}, NONE)
+    assert found[0].outcome == "error"
+    assert "beyond 64 bits" in found[0].text
+
+
 # Letters that stand in none of our words, and what JSON and CEL write in other ways.
 SECRETS = st.text("ABCXYZ0189\"\\'\n\té•{}", min_size=5, max_size=30).map(lambda text: f"Q{text}")
 
