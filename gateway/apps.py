@@ -8,43 +8,38 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from gateway.adapters import ANYWHERE, AdapterSettings, check_adapter
+from gateway.adapters import AdapterSettings, check_adapter
 from gateway.admission import Method, RateSettings, read_admission
+from gateway.allowlists import read_pattern
+from gateway.app_callbacks import CallbackSettings, callbacks_of, check_callbacks, own_callback_of, own_endpoint
 from gateway.browsers import FormSettings, WebForm, check_door
 from gateway.cel.scopes import Scope
 from gateway.credits import Allowance
 from gateway.egress import check_url
+from gateway.endpoints import ANYWHERE
 from gateway.errors import ConfigError
 from gateway.expressions import Expression, compile_expression
 from gateway.forms import FileRules, is_secretive
 from gateway.handshakes import Facts, Handshake, find_kind, read_handshake
-from gateway.holdings import Resolve, Timed, complain_of_secret, open_credentials, open_secrets
+from gateway.holdings import Timed, complain_of_secret, open_credentials, open_secrets
 from gateway.kinds import ASKED_OF_APPS, REQUIRED_BY_APPS
 from gateway.media import FORMS, JSON, USUAL, check_types, is_taken
 from gateway.nesting import MOST_LEVELS
 from gateway.reconciling import ReconcileSettings, check_reconcile
 from gateway.responses import Response, ResponseSettings
+from gateway.retries import read_duration
 from gateway.rules import KeptSecret, KeptTrigger, Rules, fingerprint_of, use_name, write_rules
 from gateway.runs import LARGEST_ID
-from gateway.secrets import CALLBACK_FIELD, HANDED_OVER, VERIFY_FIELD, WAYS, SecretRef, field_of
+from gateway.secrets import HANDED_OVER, VERIFY_FIELD, WAYS, Resolve, SecretRef, field_of
 from gateway.signatures import PRESETS, Scheme, check_secret, read_scheme
 from gateway.templates import Template, compile_template
 
-CallbackEvent = Literal["run.completed", "run.failed", "run.cancelled"]
 Capability = Literal["receive", "send"]
 UNSET = msgspec.UNSET
 HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 JSON_FIELDS = {"jotform": "rawRequest", "mandrill": "mandrill_events"}
 """The field of a sender's forms that holds the event as JSON."""
 ALGORITHMS = {"hmac-sha256": "sha256", "hmac-sha1": "sha1", "hmac-sha512": "sha512"}
-
-
-class CallbackSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where a run's completion is told, signed with which secret, and for which endings."""
-
-    url: str
-    secret: SecretRef
-    events: tuple[CallbackEvent, ...] = ("run.completed", "run.failed", "run.cancelled")
 
 
 class TriggerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -89,7 +84,9 @@ class App(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True,
     webhook_origins: tuple[str, ...] = ()
     webhook_rate: Annotated[int, msgspec.Meta(ge=1)] | None = None
     triggers: list[TriggerSettings] = []
-    callback: CallbackSettings | None = None
+    callback: CallbackSettings | list[CallbackSettings] | None = None
+    callback_urls: tuple[str, ...] = ()
+    expect_every: Annotated[float | str, msgspec.Meta(description="A duration")] | None = None
     dedupe: str | None = None
     headers: tuple[str, ...] = ()
     content_types: tuple[str, ...] = ()
@@ -116,6 +113,21 @@ class App(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True,
     def holder(self, field: str) -> str:
         """For whom the secret in this field is sealed."""
         return field_of(f"app:{self.name}", field)
+
+    @property
+    def callbacks(self) -> list[CallbackSettings]:
+        """Where it tells of its runs."""
+        return callbacks_of(self)
+
+    @property
+    def own_callback(self) -> CallbackSettings | None:
+        """The callback that is no endpoint's name."""
+        return own_callback_of(self)
+
+    @property
+    def endpoints(self) -> list[str]:
+        """The names of its endpoints."""
+        return [each.endpoint for each in self.callbacks if each.endpoint is not None]
 
 
 class Trigger:
@@ -171,11 +183,12 @@ class LiveApp:
         self.takes_json = is_taken(JSON, self.content_types)
         self.json_field = app.json_field or JSON_FIELDS.get(self.sender or "")
         self.query_secrets = frozenset(each for each in (*self.secrets, app.token) if each)
+        every = app.expect_every
+        self.expect_every = None if every is None else read_duration(every, "expect_every")
         self.response = None if app.respond is None else Response(app.respond)
         self.payer = app.payer
-        self.callback_secret = (
-            None if app.callback is None else resolve(app.callback.secret, app.holder(CALLBACK_FIELD))
-        )
+        self.endpoint = own_endpoint(app, resolve)
+        self.callback_urls = tuple(read_pattern(text, "callback_urls") for text in app.callback_urls)
 
     def secrets_at(self, now: float) -> tuple[str, ...]:
         """The secrets that count at this time (unix seconds), the newest first: nobody has to take an old one away.
@@ -185,6 +198,11 @@ class LiveApp:
         if self._first_end is None or now < self._first_end:
             return self.secrets
         return tuple(value for value, end in self._timed if end is None or now < end)
+
+    @property
+    def callback_secret(self) -> str | None:
+        """What its own callbacks are signed with."""
+        return None if self.endpoint is None else self.endpoint.newest_secret
 
     @property
     def shared_secrets(self) -> tuple[str, ...]:
@@ -343,11 +361,7 @@ def check_app(app: App) -> None:
         check_reconcile(app.reconcile, read_sender(app.verify))
         if (refusal := check_url(ANYWHERE, app.reconcile.api)) is not None:
             raise ConfigError(refusal, path="reconcile.api")
-    if app.callback is not None and (refusal := check_url(ANYWHERE, app.callback.url)) is not None:
-        raise ConfigError(refusal, path="callback.url")
-    if app.callback is not None and "send" not in app.capabilities:
-        message = "this app has a callback but not the capability `send`"
-        raise ConfigError(message, path="capabilities")
+    check_callbacks(app)
 
 
 def _check_contents(app: App, scheme: Scheme | None) -> None:

@@ -28,8 +28,10 @@ from gateway.errors import ConfigError, GatewayError
 from gateway.inquiries import Inquiry
 from gateway.management import Management
 from gateway.metrics import Metrics
+from gateway.outbox import Outbox
 from gateway.receipts import Signer
 from gateway.replaying import Replayer
+from gateway.results import ResultLinks
 from gateway.secrets import read_master_keys
 from gateway.service import Service
 from gateway.settings import Settings, read_settings
@@ -40,6 +42,7 @@ from gateway.store.catalog import Catalog
 from gateway.store.connection import Redis, check_server, connect
 from gateway.store.keys import Keys
 from gateway.store.listing import Listing
+from gateway.store.posting import Posting
 from gateway.store.rates import Rates
 from gateway.store.reading import Reader
 from gateway.store.receipting import Chains, Notary
@@ -48,7 +51,7 @@ from gateway.store.refusals import Refusals, Refused
 from gateway.store.registry import Registry
 from gateway.store.scanning import Scanner
 from gateway.store.secret_uses import SecretUses
-from gateway.store.uses import Uses
+from gateway.store.uses import HEARD, Uses
 from gateway.store.waiting import Waiters
 from gateway.web import api
 from gateway.web.adapter import Adapters
@@ -66,6 +69,7 @@ from gateway.web.problems import on_exception, on_gateway_error, on_http_excepti
 from gateway.web.receipt_keys import publish_keys
 from gateway.web.receiver import Limits, Receiver
 from gateway.web.repeats import Repeats
+from gateway.web.results import Results
 from gateway.web.visiting import Visits
 
 DAY_MS = 86_400_000
@@ -140,13 +144,19 @@ class House:
         self._registry = Registry(self._redis, catalog, keys.named("changed"), sealing)
         self._uses = Uses(self._redis, keys)
         self._secret_uses = SecretUses(self._redis, keys)
+        self._heard = Uses(self._redis, keys, name=HEARD, grain=1)
         self._refusals = Refusals(self._redis, keys)
         metrics = Metrics()
         self._waiters = Waiters(self._redis, keys, limit=settings.max_waiters, tell=metrics.show_waiters)
         self.stop_waiting = self._waiters.end
         acceptor = new_acceptor(settings, self._accepting, keys)
         management = Management(
-            catalog, sealing, policy, examine=functools.partial(examine, policy), refresh=self._registry.load
+            catalog,
+            sealing,
+            policy,
+            posting=Posting(self._redis, keys),
+            examine=functools.partial(examine, policy),
+            refresh=self._registry.load,
         )
         self._keyring = Keyring(self._client)
         tokens, signer = FormTokens(sealing), Signer(sealing)
@@ -164,6 +174,7 @@ class House:
             max_depth=settings.max_depth,
             note=self._secret_uses.note,
             tokens=tokens,
+            hear=self._heard.note,
         )
         self._open_doors(service, new_gate(settings, self._accepting, keys), tokens, metrics)
         self.health = Health(self._redis, keys, settings, metrics)
@@ -189,6 +200,8 @@ class House:
         self.token_door = TokenDoor(service, gate, tokens, orqo.refusal)
 
     def _take_control(self, keys: Keys, acceptor: Acceptor, reader: Reader, catalog: Catalog, links: Links) -> Control:
+        result_links = ResultLinks(master_keys(self._settings), self._settings.address)
+        self.results = Results(result_links, reader)
         return Control(
             self._registry,
             acceptor,
@@ -199,6 +212,7 @@ class House:
             trusted=self._settings.trusted_workflows,
             costs=read_costs(self._settings.step_costs),
             links=links,
+            outbox=Outbox(result_links, self._settings.callback_size),
         )
 
     @contextlib.asynccontextmanager
@@ -220,6 +234,7 @@ class House:
             await self._refusals.close()
             await self._uses.close()
             await self._secret_uses.close()
+            await self._heard.close()
             await self._accepting.aclose()
             await self._redis.aclose()
 
@@ -235,6 +250,7 @@ def create_app(settings: Settings | None = None) -> Gateway:
             *house.health.routes,
             *house.approving.routes,
             house.receipt_keys,
+            *house.results.routes,
             *documentation_routes(DIALECTS),
         ],
         exception_handlers={GatewayError: on_gateway_error, HTTPException: on_http_exception, Exception: on_exception},

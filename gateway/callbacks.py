@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.hops import HEADER, Hop, write_hop
+from gateway.hops import Hop
 from gateway.retries import next_callback, read_retry_after
 from gateway.runs import iso
 
@@ -35,11 +35,18 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Callback(msgspec.Struct, frozen=True, kw_only=True):
-    """One message to one endpoint, as the store holds it. Its id is the `webhook-id` of every attempt."""
+    """One message to one endpoint, as the store holds it.
+
+    `message_id` is the `webhook-id` of every attempt: it names the message, which may go to several endpoints, each with a
+    callback of its own. Where there is one endpoint it is the callback's own id. `run_id` 0: it tells of no run. `endpoint`
+    is the endpoint's id; `app-42` is app 42's own callback, `app-42.HASH` an address that one of its requests gave.
+    """
 
     id: str
+    message_id: str
+    endpoint: str
     run_id: int
-    app_id: int
+    app_id: int | None
     type: str
     url: str
     body: bytes
@@ -50,19 +57,26 @@ class Callback(msgspec.Struct, frozen=True, kw_only=True):
     due_at: int | None = None
     attempts: list[Attempt] = []
     hop: Hop | None = None
+    order: str | None = None
+    traceparent: str | None = None
 
 
 class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
-    """A callback on its way into the outbox."""
+    """A callback on its way into the outbox. Fields as of Callback."""
 
     id: str
+    message_id: str = ""
+    endpoint: str = ""
     run_id: int
-    app_id: int
+    app_id: int | None = None
     type: str
     url: str
     body: bytes
     hop: Hop | None = None
     """Where in its chain the run stood."""
+    order: str | None = None
+    """Messages to the same endpoint with the same key are to arrive one after the other."""
+    traceparent: str | None = None
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -74,6 +88,11 @@ class Verdict(msgspec.Struct, frozen=True):
 
 def new_callback_id(run_id: int, noise: bytes) -> str:
     return f"msg_{run_id}_{noise.hex()}"
+
+
+def new_message_id(noise: bytes) -> str:
+    """The id of a message that is about no run."""
+    return f"msg_{noise.hex()}"
 
 
 def compose(kind: str, timestamp: int, data: dict[str, Any]) -> bytes:
@@ -100,21 +119,6 @@ def decode_secret(secret: str) -> bytes:
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except ValueError:
         return secret.encode()
-
-
-def headers_for(secret: str, callback: Callback, now: float) -> dict[str, str]:
-    """The headers of one attempt, made at the time `now` (unix seconds)."""
-    timestamp = int(now)
-    hop = callback.hop
-    told = {} if hop is None else {HEADER: write_hop(decode_secret(secret), hop, callback.id, str(timestamp))}
-    return told | {
-        "content-type": "application/json",
-        "user-agent": "event-gateway",
-        "webhook-id": callback.id,
-        "webhook-timestamp": str(timestamp),
-        "webhook-signature": sign(secret, callback.id, timestamp, callback.body),
-        "webhook-attempt": str(len(callback.attempts) + 1),
-    }
 
 
 def judge(

@@ -129,7 +129,7 @@ class Side:
 
     def _judge_direct(self, app: LiveApp, event_id: str, body: bytes) -> Told:
         try:
-            return Told(start_directly(read_direct(body), app.id, event_id, self.find))
+            return Told(start_directly(read_direct(body), app, event_id, self.find))
         except (BadRequest, Unprocessable) as error:
             return Told(error=_explain(error))
 

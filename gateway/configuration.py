@@ -9,19 +9,21 @@ from typing import Any, TypeVar
 import msgspec
 import yaml
 
+from gateway.app_callbacks import CallbackSettings
 from gateway.apps import App, check_app, read_verify
 from gateway.callables import complain
 from gateway.editors import choices_at, fields_at
 from gateway.egress import Finding, Policy, check_url
+from gateway.endpoints import EndpointSettings, check_endpoint, names_in
 from gateway.errors import ConfigError
-from gateway.secrets import HANDED_OVER, WAYS
+from gateway.secrets import HANDED_OVER, WAYS, SecretRef
 from gateway.versions import Draft
 from gateway.workflows import Step, Workflow, prepare, read_duration_field, split_path
 
 MOST_NODES = 200_000
 MOST_LEVELS = 100
-SECTIONS = ("apps", "workflows")
-MADE_BY_US = ("managed_by", "sealed")
+SECTIONS = ("apps", "workflows", "endpoints")
+MADE_BY_US = ("managed_by", "sealed", "overlap_until", "public_key")
 TOO_DEEP = f"it is nested too deeply: more than {MOST_LEVELS} levels"
 UNKNOWN_FIELD = "Object contains unknown field `"
 UNKNOWN_WORD = "Invalid enum value "
@@ -57,12 +59,13 @@ class Destination(msgspec.Struct, frozen=True):
 
 
 class Configuration(msgspec.Struct, frozen=True):
-    """What a file says, checked: its apps, and its workflows ready to run beside the documents they came from."""
+    """What a file says, checked: its apps, its workflows ready to run beside the documents they came from, its endpoints."""
 
     apps: list[App]
     workflows: list[Workflow]
     documents: list[dict[str, Any]]
     destinations: list[Destination] = []
+    endpoints: list[EndpointSettings] = []
 
 
 class Mistakes(ConfigError):
@@ -94,11 +97,17 @@ def read_configuration(text: str, modules: Sequence[str] = ()) -> Configuration:
         _read_workflow(each, f"workflows[{index}]", marks, mistakes) for index, each in enumerate(sections["workflows"])
     ]
     found = [workflow for workflow in workflows if workflow is not None]
+    endpoints = [
+        endpoint
+        for index, each in enumerate(sections["endpoints"])
+        if (endpoint := _read_endpoint(each, f"endpoints[{index}]", marks, mistakes))
+    ]
     if not mistakes:
         mistakes += _check_together(apps, found, marks) + _check_modules(found, modules, marks)
+        mistakes += _check_endpoints(apps, found, endpoints, marks)
     if mistakes:
         raise Mistakes(sorted(mistakes, key=lambda mistake: (mistake.line, mistake.column)))
-    return Configuration(apps, found, sections["workflows"], _destinations(apps, marks))
+    return Configuration(apps, found, sections["workflows"], _destinations(apps, endpoints, marks), endpoints)
 
 
 def check_destinations(configuration: Configuration, findings: Sequence[Finding]) -> list[str]:
@@ -119,9 +128,21 @@ def check_texts(configuration: Configuration, policy: Policy) -> None:
     check_destinations(configuration, [Finding(refusal=check_url(policy, url)) for url in urls])
 
 
-def _destinations(apps: Sequence[App], marks: Marks) -> list[Destination]:
-    paths = [(f"apps[{index}].callback.url", app.callback.url) for index, app in enumerate(apps) if app.callback]
+def _destinations(apps: Sequence[App], endpoints: Sequence[EndpointSettings], marks: Marks) -> list[Destination]:
+    paths = [
+        (f"apps[{number}].{place}.url", callback.url)
+        for number, app in enumerate(apps)
+        for place, callback in _placed(app)
+        if callback.url is not None
+    ]
+    paths += [(f"endpoints[{index}].url", endpoint.url) for index, endpoint in enumerate(endpoints)]
     return [Destination(*marks.get(path, (1, 1)), path, url) for path, url in paths]
+
+
+def _placed(app: App) -> list[tuple[str, CallbackSettings]]:
+    """An app's callbacks, each with where it stands."""
+    several = isinstance(app.callback, list)
+    return [(f"callback[{index}]" if several else "callback", each) for index, each in enumerate(app.callbacks)]
 
 
 def read_workflows(text: str) -> list[Draft]:
@@ -131,10 +152,10 @@ def read_workflows(text: str) -> list[Draft]:
     if isinstance(document, dict) and "workflows" not in document:
         return [read_draft(document, marks)]
     sections = _read_sections(document, marks, mistakes)
-    if sections["apps"]:
-        mistakes.append(
-            _mistake("only workflows are uploaded; `gateway apply` takes a whole gateway.yaml", "apps", marks)
-        )
+    for name in ("apps", "endpoints"):
+        if sections[name]:
+            message = "only workflows are uploaded; `gateway apply` takes a whole gateway.yaml"
+            mistakes.append(_mistake(message, name, marks))
     read = [
         _read_workflow(each, f"workflows[{index}]", marks, mistakes) for index, each in enumerate(sections["workflows"])
     ]
@@ -250,11 +271,11 @@ def _read_sections(document: Any, marks: Marks, mistakes: list[Mistake]) -> dict
     if document is None:
         return sections
     if not isinstance(document, dict):
-        mistakes.append(Mistake(1, 1, "file", "expected `apps:` and `workflows:` at the top"))
+        mistakes.append(Mistake(1, 1, "file", "expected `apps:` and `workflows:` at the top, perhaps `endpoints:`"))
         return sections
     for name, value in document.items():
         if name not in sections:
-            mistakes.append(_mistake(f"there is no section {name!r} (sections: apps, workflows)", name, marks))
+            mistakes.append(_mistake(f"there is no section {name!r} (sections: {', '.join(SECTIONS)})", name, marks))
         elif isinstance(value, list):
             sections[name] = value
         elif value is not None:
@@ -264,10 +285,7 @@ def _read_sections(document: Any, marks: Marks, mistakes: list[Mistake]) -> dict
 
 def _read_app(document: Any, path: str, marks: Marks, mistakes: list[Mistake]) -> App | None:
     def read() -> App:
-        forbidden = [name for name in MADE_BY_US if isinstance(document, dict) and name in document]
-        if forbidden:
-            message = f"{forbidden[0]} can't be written in a file"
-            raise ConfigError(message, path=forbidden[0])
+        _refuse_ours(document, MADE_BY_US)
         app = msgspec.convert(document, App)
         check_app(app)
         _check_references(app)
@@ -276,16 +294,42 @@ def _read_app(document: Any, path: str, marks: Marks, mistakes: list[Mistake]) -
     return _collect(read, path, marks, mistakes)
 
 
+def _read_endpoint(document: Any, path: str, marks: Marks, mistakes: list[Mistake]) -> EndpointSettings | None:
+    def read() -> EndpointSettings:
+        _refuse_ours(document, (*MADE_BY_US, "id"))
+        endpoint = msgspec.structs.replace(msgspec.convert(document, EndpointSettings), managed_by="file")
+        check_endpoint(endpoint)
+        named = {f"secrets[{index}]": each for index, each in enumerate(endpoint.secrets)}
+        named |= {f"headers.{name}": each for name, each in endpoint.headers.items() if isinstance(each, SecretRef)}
+        if endpoint.signing_key is not None:
+            named["signing_key"] = endpoint.signing_key
+        _check_named(named)
+        return endpoint
+
+    return _collect(read, path, marks, mistakes)
+
+
+def _refuse_ours(document: Any, ours: Sequence[str]) -> None:
+    forbidden = [name for name in ours if isinstance(document, dict) and name in document]
+    if forbidden:
+        message = f"{forbidden[0]} can't be written in a file"
+        raise ConfigError(message, path=forbidden[0])
+
+
 def _check_references(app: App) -> None:
     """A file's secrets are one variable, one file or one kept secret each; what is kept encrypted was made by command or API."""
     named = {f"credentials.{name}": reference for name, reference in app.credentials.items()}
     named |= {f"verify.secrets[{index}]": each for index, each in enumerate(read_verify(app)[1])}
-    if app.callback is not None:
-        named["callback.secret"] = app.callback.secret
+    named |= {f"{place}.secret": each.secret for place, each in _placed(app) if each.secret is not None}
     if app.verify_token is not None:
         named["verify_token"] = app.verify_token
     if app.reconcile is not None:
         named["reconcile.token"] = app.reconcile.token
+    _check_named(named)
+
+
+def _check_named(named: dict[str, SecretRef]) -> None:
+    """Raise ConfigError for a secret that is not written as people write one."""
     for path, reference in named.items():
         if reference == HANDED_OVER and path.startswith("verify."):
             continue
@@ -398,6 +442,28 @@ def _check_listeners(workflows: list[Workflow], known: set[str | int | None], ma
         for index, listener in enumerate(workflow.definition.on)
     ]
     return [_mistake(_unknown_workflow(name, workflows), path, marks) for path, name in listened if name not in known]
+
+
+def _check_endpoints(
+    apps: list[App], workflows: list[Workflow], endpoints: list[EndpointSettings], marks: Marks
+) -> list[Mistake]:
+    mistakes = _doubles("endpoints", names := [endpoint.name for endpoint in endpoints], "name", marks)
+    named = [
+        (f"apps[{number}].{place}.endpoint", callback.endpoint)
+        for number, app in enumerate(apps)
+        for place, callback in _placed(app)
+    ]
+    named += [
+        (f"workflows[{number}].callback", name)
+        for number, workflow in enumerate(workflows)
+        for name in names_in(workflow.definition.callback)
+    ]
+    for path, name in named:
+        if name is not None and name not in names:
+            close = difflib.get_close_matches(name, names, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"endpoints here: {', '.join(names) or 'none'}"
+            mistakes.append(_mistake(f"there is no endpoint {name!r} in this file; {hint}", path, marks))
+    return mistakes
 
 
 def _check_modules(workflows: list[Workflow], modules: Sequence[str], marks: Marks) -> list[Mistake]:

@@ -17,12 +17,13 @@ from gateway.apps import App, LiveApp
 from gateway.credits import Payment, cost_of
 from gateway.decisions import NO_COSTS
 from gateway.documents import kinds_of
-from gateway.errors import Conflict, GatewayError, NotFound
+from gateway.endpoints import LiveEndpoint, names_in
+from gateway.errors import Conflict, GatewayError, NotFound, Unprocessable
 from gateway.events import Acceptable, Decision, Head, caller_key, hash_body, new_event_id, session_of
 from gateway.flow import flow_values
 from gateway.hooks import Hook, open_hook
 from gateway.jobs import effects_of
-from gateway.outbox import callbacks_for
+from gateway.outbox import Messages, Outbox
 from gateway.plans import relatives
 from gateway.publishing import Publishing
 from gateway.runs import MOVES, TERMINAL, Problem, Run, RunRequest, State
@@ -34,7 +35,7 @@ from gateway.store.reading import Page, Reader, RunFilter, StoredEvent
 from gateway.store.records import Records, Write, final_fields
 from gateway.store.waiting import Hearing
 from gateway.tokens import Subject, Token
-from gateway.triggers import check_input
+from gateway.triggers import check_callback_url, check_input
 from gateway.workflows import Published, Workflow
 
 LONGEST_WAIT = 300.0
@@ -51,6 +52,10 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, Any] | None = None
     conversation_id: str | None = None
     hook: str | None = None
+    app: str | None = None
+    """The app, by id or name, in whose name the callback goes to `callback_url`."""
+    callback_url: str | None = None
+    traceparent: str | None = None
 
 
 class Started(msgspec.Struct, frozen=True):
@@ -70,6 +75,7 @@ class Directory(Protocol):
     apps: dict[str, LiveApp]
     workflows: dict[str, Published]
     hooks: dict[str, Hook]
+    endpoints: dict[str, LiveEndpoint]
 
     async def load(self) -> None: ...
 
@@ -107,6 +113,7 @@ class Control:
         trusted: Collection[str] = (),
         costs: Mapping[str, int] = NO_COSTS,
         links: Links | None = None,
+        outbox: Outbox | None = None,
         clock: Callable[[], float] = time.time,
         noise: Callable[[int], bytes] = os.urandom,
     ) -> None:
@@ -120,6 +127,7 @@ class Control:
         self._waiting = waiting
         self._costs = costs
         self._links = links or Links()
+        self._outbox = outbox or Outbox()
         self._clock = clock
         self._noise = noise
 
@@ -165,6 +173,7 @@ class Control:
         published = self.workflow(order.workflow)
         workflow = await self.definition(published, order.version)
         check_input(workflow, order.input)
+        self._check_callback_url(order)
         event = self._event(order, published, workflow, token, body, key)
         stored = await self._storage.store(event)
         insist_on_stored(stored)
@@ -286,7 +295,7 @@ class Control:
         problem = Problem(type="Cancelled", message=reason)
         now = int(self._clock() * 1000)
         ended = msgspec.structs.replace(run, state=State.CANCELLED, error=problem, ended_at=now)
-        callbacks = callbacks_for(ended, self._directory.apps)
+        told = await self._tell(ended, "run.cancelled", now)
         write = Write(
             id=str(run_id),
             fence=None,
@@ -294,7 +303,7 @@ class Control:
             fields={name: value for name, value in final_fields(ended).items() if name != "credits"},
             move=MOVES["cancel"],
             counts=(f"runs:{run.request.workflow}:{State.CANCELLED}",),
-            callbacks=callbacks,
+            callbacks=told.outgoing,
             pokes=relatives(run),
         )
         await self.catalog.audit.note("run.cancel", str(run_id))
@@ -303,6 +312,17 @@ class Control:
             message = f"run {run_id} has ended already, as {run.state if answer == 'ok' else answer}"
             raise Conflict(message)
         return ended
+
+    async def _tell(self, run: Run, kind: str, at: int) -> Messages:
+        try:
+            named = names_in((await self.definition_of(run)).definition.callback)
+        except GatewayError:
+            # A version that can't be used any more: those that the workflow tells now.
+            published = self._directory.workflows.get(run.request.workflow)
+            named = [] if published is None else list(published.endpoints)
+        if any(name not in self._directory.endpoints for name in named):
+            await self._directory.load()
+        return self._outbox.tell(run, kind, at, named, self._directory.apps, self._directory.endpoints)
 
     @property
     def live_apps(self) -> dict[str, LiveApp]:
@@ -321,6 +341,15 @@ class Control:
             raise NotFound(message)
         return found[0]
 
+    def _check_callback_url(self, order: Order) -> None:
+        """Raise NotFound for an unknown app, Unprocessable for a URL that it does not allow, or that no app allows."""
+        if order.callback_url is None:
+            return
+        if order.app is None:
+            message = "callback_url: no app says where callbacks may go, and signs them"
+            raise Unprocessable(message, path="callback_url")
+        check_callback_url(self._directory.apps[str(self.app(order.app).id)], order.callback_url)
+
     def _event(
         self, order: Order, published: Published, workflow: Workflow, token: Token | None, body: bytes, key: str | None
     ) -> Acceptable:
@@ -338,6 +367,9 @@ class Control:
             input=order.input,
             metadata=order.metadata,
             effects=effects_of(event_id, ""),
+            app_id=None if order.callback_url is None or order.app is None else self.app(order.app).id,
+            callback_url=order.callback_url,
+            traceparent=order.traceparent,
         )
         decision = Decision(outcome="accepted", scheme="token" if token else "hook")
         head = Head(token_id=token.id if token else None, hook_id=order.hook, decision=decision)

@@ -42,6 +42,8 @@ from gateway.runs import RunRequest
 from gateway.schemes import Scheme, Source
 from gateway.signatures import Request, delivery_id, event_type
 from gateway.starts import too_deep
+from gateway.traces import HEADER as TRACE
+from gateway.traces import read_traceparent
 from gateway.triggers import DirectRequest, start_by_triggers, start_directly
 from gateway.workflows import Published, Workflow
 
@@ -199,7 +201,7 @@ class Decider:
             signed_at=proof.signed_at,
             age=proof.age,
         )
-        requests, decision = self._place(app, request, requests, decision)
+        requests, decision = self._place(app, request, _trace(request, requests), decision)
         return Acceptable(
             id=event_id,
             body=request.body,
@@ -243,7 +245,7 @@ class Decider:
     def _start(self, arrival: Known) -> tuple[list[RunRequest], list[Verdict]]:
         app = arrival.app
         if arrival.direct is not None:
-            return [start_directly(arrival.direct, app.id, arrival.event_id, self._find)], []
+            return [start_directly(arrival.direct, app, arrival.event_id, self._find)], []
         return start_by_triggers(app, arrival.event_id, arrival.values, self._find)
 
     def _place(
@@ -296,6 +298,13 @@ def _known_by(arrival: Arrival, keys: list[str]) -> str | None:
     if arrival.delivery_id is not None and (len(keys) == 1 or not arrival.proof.scheme.signed_id):
         return None
     return " ".join(key.split(":")[1] for key in keys) or None
+
+
+def _trace(request: Request, requests: list[RunRequest]) -> list[RunRequest]:
+    """The runs as parts of the trace that the request belongs to, if it does."""
+    lines = request.values(TRACE)
+    trace = read_traceparent(lines) if lines else None
+    return requests if trace is None else [msgspec.structs.replace(each, traceparent=trace) for each in requests]
 
 
 def _head(arrival: Arrival, decision: Decision) -> Head:

@@ -37,13 +37,15 @@ class AttemptDocument(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CallbackDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """A completion message, with each attempt to deliver it."""
+    """A message to one endpoint, with each attempt to deliver it. `message_id` is the `webhook-id` it is sent with."""
 
     callback_id: str
+    message_id: str
+    endpoint: str
     status: CallbackState
     type: str
-    run_id: int
-    app_id: int
+    run_id: int | None
+    app_id: int | None
     url: str
     created_at: str | None
     completed_at: str | None
@@ -175,6 +177,7 @@ class AppDocument(msgspec.Struct, frozen=True, kw_only=True):
     secret_uses: list[SecretUseDocument]
     triggers: list[str]
     callback_url: str | None
+    endpoints: list[str]
     dedupe: str | None
     disabled: bool
     managed_by: str
@@ -333,7 +336,9 @@ def _callback_fields(callback: Callback, operator: bool) -> dict[str, Any]:
         "callback_id": callback.id,
         "status": CallbackState(callback.state),
         "type": callback.type,
-        "run_id": callback.run_id,
+        "message_id": callback.message_id,
+        "endpoint": callback.endpoint,
+        "run_id": callback.run_id or None,
         "app_id": callback.app_id,
         "url": callback.url,
         "created_at": iso(callback.created_at),
@@ -416,7 +421,8 @@ def _app_fields(
             for kept, reference in zip(rules_of(app).secrets, secrets, strict=True)
         ],
         "triggers": [trigger.name for trigger in app.triggers],
-        "callback_url": app.callback.url if app.callback else None,
+        "callback_url": app.own_callback.url if app.own_callback else None,
+        "endpoints": app.endpoints,
         "dedupe": app.dedupe,
         "disabled": app.disabled,
         "managed_by": app.managed_by,

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from gateway.apps import App
+from gateway.endpoints import MOST_TRIES, EndpointSettings
 from gateway.presets import ROWS
 from gateway.retries import DURATION, Seconds
 from gateway.schemes import FLAT_FIELDS, Scheme
@@ -32,10 +33,29 @@ ADDED: dict[str, Schema] = {
         "anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": DURATION}],
     },
 }
-HIDDEN = (("App", "managed_by"), ("SecretRef", "sealed"), ("SecretRef", "paired"), ("SecretRef", "expires_at"))
+DURATIONS_OR_NULL: Schema = {
+    "anyOf": [
+        {"type": "array", "minItems": 1, "maxItems": MOST_TRIES, "items": {"$ref": "#/$defs/Duration"}},
+        {"type": "null"},
+    ]
+}
+HIDDEN = (
+    ("App", "managed_by"),
+    ("EndpointSettings", "id"),
+    ("EndpointSettings", "managed_by"),
+    ("EndpointSettings", "overlap_until"),
+    ("EndpointSettings", "public_key"),
+    ("SecretRef", "sealed"),
+    ("SecretRef", "paired"),
+    ("SecretRef", "expires_at"),
+)
 """Fields of the types that are not for files."""
 SHAPES: dict[tuple[str, str], Schema] = {
     ("App", "verify"): {"anyOf": [{"$ref": "#/$defs/Verification"}, {"enum": ["none"]}, {"type": "null"}]},
+    ("App", "expect_every"): DURATION_OR_NULL,
+    ("EndpointSettings", "schedule"): DURATIONS_OR_NULL,
+    ("EndpointSettings", "timeout"): DURATION_OR_NULL,
+    ("Rate", "period"): {"$ref": "#/$defs/Duration", "default": 1},
     ("Allowance", "every"): DURATION_OR_NULL,
     ("App", "rate"): {"anyOf": [{"$ref": "#/$defs/RateSettings"}, {"type": "string"}, {"type": "null"}]},
     ("Approval", "timeout"): TIME,
@@ -66,7 +86,9 @@ RULES: dict[str, Schema] = {
 CEL = "CEL, bare, without ${}: "
 NOTES: dict[tuple[str, str], str] = {
     ("App", "adapter"): "`direct`: the body is an ORQO run request. Or the address of an adapter, which verifies and parses.",
-    ("App", "callback"): "Where to tell that a run has ended, signed by Standard Webhooks.",
+    ("App", "callback"): "Where to tell of its runs: a url of its own, the name of an endpoint, or a list of these.",
+    ("App", "callback_urls"): "Where single requests may have their callback sent: https://*.example.com/hooks.",
+    ("App", "expect_every"): "The longest silence of this sender that is not told as source.silent.",
     ("App", "content_types"): "Which content types it takes, instead of those of its sender's preset; `image/*` is one.",
     ("App", "files"): "Which files its forms may hold.",
     ("App", "headers"): "Headers that expressions may read beside content-type, user-agent and those of CloudEvents.",
@@ -84,6 +106,16 @@ NOTES: dict[tuple[str, str], str] = {
     ("Batch", "key"): CEL + "one batch for each value; reads input, task, metadata, app, event.",
     ("Concurrency", "key"): CEL + "one gate for each value; reads input, task, metadata, app, event.",
     ("Debounce", "key"): CEL + "one quiet time for each value; reads input, task, metadata, app, event.",
+    ("Definition", "callback"): "Which endpoints are told of its runs.",
+    ("EndpointSettings", "events"): "Which messages it wants.",
+    ("EndpointSettings", "filter"): CEL + "whether to send; reads message.type and message.data.",
+    ("EndpointSettings", "headers"): "Headers to add; what is secret in them as {env: NAME}.",
+    ("EndpointSettings", "order"): CEL + "messages of one value arrive one after the other.",
+    ("EndpointSettings", "payload"): "`thin`: ids, the state, and where to ask for the rest.",
+    ("EndpointSettings", "schedule"): "Waits before each try, the first included.",
+    ("EndpointSettings", "secrets"): "Each signs, the newest first: two while one is being replaced.",
+    ("EndpointSettings", "signing_key"): "whsk_..: an ed25519 key, for v1a signatures.",
+    ("EndpointSettings", "style"): "How it is signed and laid out.",
     ("Definition", "input"): "JSON Schema of the input: what it refuses is refused before a run exists.",
     ("Definition", "on"): "Other workflows whose end starts this one.",
     ("Definition", "output"): "The run's output; ${...} holds CEL. Without it, the last step's output.",
@@ -129,17 +161,20 @@ NOTES: dict[tuple[str, str], str] = {
 
 def describe_file() -> Schema:
     """The schema of a whole gateway.yaml, as plain data (JSON Schema 2020-12)."""
-    _, found = msgspec.json.schema_components([App, Definition, Scheme], schema_hook=_hook, ref_template=PLACE)
+    _, found = msgspec.json.schema_components(
+        [App, Definition, EndpointSettings, Scheme], schema_hook=_hook, ref_template=PLACE
+    )
     parts = {name: _finish(name, dict(part)) for name, part in found.items()}
     parts["Verification"] = _verification(parts.pop("Scheme"), parts.pop("ListFormat"), parts.pop("Timestamp"))
     lists = {
         "apps": ("Registered senders.", "App"),
         "workflows": ("What is run: definitions of steps.", "Definition"),
+        "endpoints": ("Where messages are sent.", "EndpointSettings"),
     }
     return {
         "$schema": DIALECT,
         "title": "gateway.yaml",
-        "description": "The event gateway's apps and workflows. `gateway check` finds what a schema can't.",
+        "description": "The event gateway's apps, workflows and endpoints. `gateway check` finds what a schema can't.",
         "type": ["object", "null"],
         "properties": {
             name: {"description": words, "type": ["array", "null"], "items": {"$ref": PLACE.format(name=kind)}}

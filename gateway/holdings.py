@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from gateway.errors import ConfigError
-from gateway.secrets import SHORTEST, SecretRef
+from gateway.secrets import SHORTEST, Resolve, SecretRef
 from gateway.signatures import Scheme, check_secret
 
-Resolve = Callable[[SecretRef, str], str | None]
-"""Where a secret's value is looked up, for which owner."""
 Timed = tuple[str, int | None]
 """A secret and when it ends (unix seconds), if that is set."""
 

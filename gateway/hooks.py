@@ -32,6 +32,8 @@ class Hook(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     hash: str
     created_at: int
     disabled: bool = False
+    app_id: int | None = None
+    """The app whose allow-list and secret a request's `callback_url` goes by."""
 
     @property
     def state(self) -> str:
@@ -39,11 +41,14 @@ class Hook(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return "disabled" if self.disabled else "active"
 
 
-def new_hook(workflow: str, name: str, now: float, noise: Callable[[int], bytes]) -> tuple[str, Hook]:
+def new_hook(
+    workflow: str, name: str, now: float, noise: Callable[[int], bytes], app_id: int | None = None
+) -> tuple[str, Hook]:
     """A new hook: its token, which is shown once, and what is kept of it. `noise` gives that many random bytes."""
     token = base64.urlsafe_b64encode(noise(TOKEN_BYTES)).decode().rstrip("=")
     hook_id = "hook_" + noise(ID_BYTES).hex()
-    return token, Hook(id=hook_id, name=name, workflow=workflow, hash=hash_token(token), created_at=int(now))
+    made = Hook(id=hook_id, name=name, workflow=workflow, hash=hash_token(token), created_at=int(now), app_id=app_id)
+    return token, made
 
 
 def is_hook_id(text: str) -> bool:

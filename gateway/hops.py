@@ -2,7 +2,8 @@
 
 The header `gateway-hop` is `v1,DEPTH,ROOT,MAC`: the depth of the run that ended and the session of the run that the
 chain began with. MAC is HMAC-SHA256 in hex over `webhook-id.webhook-timestamp.DEPTH.ROOT`, under a key derived from the
-callback's secret. It is bound to one attempt of one message, which the message's own signature binds to its body.
+callback's secret. It is bound to one attempt of one message, which the message's own signature binds to its body. While a
+secret is being replaced there is one such text for each, separated by spaces.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from gateway.proofs import Request
 HEADER = "gateway-hop"
 UNVERIFIED = "ignored: no secret of this app vouches for it"
 PURPOSE = b"event-gateway hop v1"
+MOST = 4
+"""Texts in one header that are looked at."""
 SHAPE = re.compile(r"v1,(\d{1,6}),([A-Za-z0-9_-]{1,80}),([0-9a-f]{64})")
 
 
@@ -36,12 +39,16 @@ def write_hop(secret: bytes, hop: Hop, message_id: str, timestamp: str) -> str:
 
 def read_hop(text: str, secrets: Iterable[bytes], message_id: str, timestamp: str) -> Hop | None:
     """The hop in a header that one of these secrets vouches for; None when none does."""
-    found = SHAPE.fullmatch(text)
-    if found is None:
-        return None
-    hop = Hop(found[2], int(found[1]))
-    macs = [_mac(secret, hop, message_id, timestamp) for secret in secrets if secret]
-    return hop if any(hmac.compare_digest(mac, found[3]) for mac in macs) else None
+    keys = [secret for secret in secrets if secret]
+    for part in text.split(" ")[:MOST]:
+        found = SHAPE.fullmatch(part)
+        if found is None:
+            continue
+        hop = Hop(found[2], int(found[1]))
+        macs = [_mac(key, hop, message_id, timestamp) for key in keys]
+        if any(hmac.compare_digest(mac, found[3]) for mac in macs):
+            return hop
+    return None
 
 
 def take_over(request: Request, secrets: Iterable[bytes]) -> tuple[Hop | None, str | None]:

@@ -24,7 +24,8 @@ from gateway.errors import ConfigError, GatewayError
 from gateway.metrics import SHARED_FOLDER
 from gateway.secrets import new_master_key
 from gateway.settings import Settings
-from gateway.store.catalog import Catalog, Changes
+from gateway.store.catalog import Catalog
+from gateway.store.changes import Changes
 from gateway.store.connection import MISTAKES, check_server, connect
 from gateway.store.keys import Keys
 from gateway.supervise import Child, Supervisor, watch_file

@@ -9,15 +9,21 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
-from gateway.apps import App, read_verify
+from gateway.apps import App, LiveApp, read_verify
+from gateway.callbacks import Outgoing
 from gateway.credits import Allowance
 from gateway.egress import Examine, Finding, Policy
+from gateway.endpoints import PING, EndpointSettings, LiveEndpoint
+from gateway.enlisting import EndpointWish, Enlisted, enlist, revoke_endpoint, rotate_endpoint
 from gateway.errors import Conflict, GatewayError, NotFound, Unavailable, Unprocessable
 from gateway.hooks import Hook, find_hook, new_hook
+from gateway.outbox import Outbox, read_app_id
 from gateway.registrations import OVERLAP, Noise, Registration, Wish, register, revoke_older, rotate
 from gateway.secrets import VERIFY_FIELD, Pair, StoredSecret, seal, unseal
+from gateway.store.addresses import find_endpoint
 from gateway.store.catalog import Catalog, Contents
 from gateway.store.connection import MISTAKES
+from gateway.store.posting import Posting
 from gateway.store.vault import Vault
 from gateway.tokens import Token, new_token
 
@@ -45,6 +51,7 @@ class Management:
         policy: Policy,
         *,
         examine: Examine = trust,
+        posting: Posting | None = None,
         refresh: Callable[[], Awaitable[None]] = nobody,
         clock: Callable[[], float] = time.time,
         noise: Noise = os.urandom,
@@ -54,6 +61,7 @@ class Management:
         self._master_keys = master_keys
         self._policy = policy
         self._examine = examine
+        self._posting = posting
         self._refresh = refresh
         self._clock = clock
         self._noise = noise
@@ -156,6 +164,65 @@ class Management:
         await self._catch_up()
         return removed
 
+    async def endpoints(self) -> list[EndpointSettings]:
+        """All endpoints, by name."""
+        found = (await self._catalog.read()).endpoints.values()
+        return sorted(found, key=lambda each: each.name)
+
+    async def endpoint(self, wanted: str) -> EndpointSettings:
+        """One endpoint, by id or name. Raises NotFound."""
+        return find_endpoint(wanted, (await self._catalog.read()).endpoints)
+
+    async def add_endpoint(self, wish: EndpointWish) -> Enlisted:
+        """Make an endpoint. Raises Conflict when its name is taken, Unprocessable when its host leads inside, and what
+        `enlist` raises.
+        """
+        made = enlist(wish, self._policy, self._master_keys, self._noise)
+        await self.check_destination("url", wish.url)
+        endpoint = await self._catalog.add_endpoint(made.endpoint)
+        await self._catch_up()
+        return msgspec.structs.replace(made, endpoint=endpoint)
+
+    async def rotate_endpoint(self, wanted: str, overlap: float = OVERLAP, *, force: bool = False) -> Enlisted:
+        """Give an endpoint, by id or name, a new secret beside the one it has. Raises what `rotate_endpoint` raises."""
+        made: list[Enlisted] = []
+
+        def change(endpoint: EndpointSettings) -> EndpointSettings:
+            keys, now = self._master_keys, self._clock()
+            made.append(rotate_endpoint(endpoint, keys, self._noise, now, overlap=overlap, force=force))
+            return made[-1].endpoint
+
+        await self._change_endpoint(wanted, change)
+        return made[-1]
+
+    async def revoke_endpoint_secret(self, wanted: str) -> EndpointSettings:
+        """End an endpoint's older secret before its time. Raises NotFound or Conflict."""
+        return await self._change_endpoint(wanted, lambda endpoint: revoke_endpoint(endpoint, self._clock()))
+
+    async def disable_endpoint(self, wanted: str, disabled: bool = True) -> EndpointSettings:
+        """Send it nothing, or send to it again. Raises NotFound or Conflict."""
+        return await self._change_endpoint(
+            wanted, lambda endpoint: msgspec.structs.replace(endpoint, disabled=disabled)
+        )
+
+    async def remove_endpoint(self, wanted: str) -> EndpointSettings:
+        """Forget an endpoint; what was not delivered to it never is. Raises NotFound or Conflict."""
+        return await self._change_endpoint(wanted, lambda _: None)
+
+    async def ping(self, wanted: str) -> Outgoing:
+        """Put a `ping` to an endpoint, by id or name, or `app-42`, into the outbox. Raises NotFound or Conflict."""
+        contents = await self._catalog.read()
+        endpoint = _own_endpoint(wanted, contents) or find_endpoint(wanted, contents.endpoints)
+        if endpoint.disabled:
+            message = f"endpoint {endpoint.name!r} is disabled"
+            raise Conflict(message)
+        data = {"endpoint_id": endpoint.id, "endpoint": endpoint.name}
+        live = LiveEndpoint(endpoint, lambda *_: None)
+        (message_,) = Outbox().announce(PING, int(self._clock() * 1000), data, [live]).outgoing
+        assert self._posting is not None
+        await self._posting.post([message_])
+        return message_
+
     async def hooks(self) -> list[Hook]:
         """All hooks, the oldest first."""
         found = (await self._catalog.read()).hooks.values()
@@ -165,10 +232,15 @@ class Management:
         """One hook, by id or name. Raises NotFound, or Conflict when several have this name."""
         return find_hook((await self._catalog.read()).hooks, wanted)
 
-    async def add_hook(self, workflow: str, name: str | None = None) -> tuple[str, Hook]:
-        """Make a URL that starts a workflow, given by id or name: its token, and what is kept. Raises NotFound."""
-        started = _name_of(await self._catalog.read(), workflow)
-        token, hook = new_hook(started, name or started, self._clock(), self._noise)
+    async def add_hook(self, workflow: str, name: str | None = None, app: str | None = None) -> tuple[str, Hook]:
+        """Make a URL that starts a workflow, given by id or name: its token, and what is kept. Raises NotFound.
+
+        `app`, by id or name, is whose allow-list and secret a request's `callback_url` goes by.
+        """
+        contents = await self._catalog.read()
+        started = _name_of(contents, workflow)
+        app_id = None if app is None else _app_of(contents, app)
+        token, hook = new_hook(started, name or started, self._clock(), self._noise, app_id)
         await self._catalog.add_hook(hook)
         await self._catch_up()
         return token, hook
@@ -217,10 +289,32 @@ class Management:
         await self._catch_up()
         return app
 
+    async def _change_endpoint(
+        self, wanted: str, change: Callable[[EndpointSettings], EndpointSettings | None]
+    ) -> EndpointSettings:
+        endpoint = await self._catalog.change_endpoint(wanted, change)
+        await self._catch_up()
+        return endpoint
+
     async def _change_hook(self, wanted: str, change: Callable[[Hook], Hook | None]) -> Hook:
         hook = await self._catalog.change_hook(wanted, change)
         await self._catch_up()
         return hook
+
+
+def _own_endpoint(wanted: str, contents: Contents) -> EndpointSettings | None:
+    """An app's own callback, called by the endpoint's id that it has."""
+    app = contents.apps.get(read_app_id(wanted) or 0)
+    live = None if app is None else LiveApp(app, lambda *_: None).endpoint
+    return live.settings if live is not None and live.url and wanted == live.id else None
+
+
+def _app_of(contents: Contents, wanted: str) -> int:
+    found = next((app for app in contents.apps.values() if wanted in (str(app.id), app.name)), None)
+    if found is None:
+        message = f"there is no app {wanted!r}; `gateway app list` shows those there are"
+        raise NotFound(message)
+    return found.id
 
 
 def _name_of(contents: Contents, workflow: str) -> str:

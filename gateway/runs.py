@@ -167,6 +167,10 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Of a run that another started: the session of the run that it all began with, here or on another gateway."""
     depth: int = 0
     """How many runs led to this one, each started by the one before."""
+    callback_url: str | None = None
+    """Where whoever asked for it wants its end told, in place of the app's own callback."""
+    traceparent: str | None = None
+    """The trace that it is part of (W3C Trace Context), as its request said."""
     rerun_of: int | None = None
     inherited: dict[str, StepRecord] = {}
     """Steps that a rerun takes over from the run it repeats."""
@@ -194,6 +198,13 @@ class Held(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     items: int | None = None
 
 
+class Told(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What endpoints were told of a run before its end: which attempt had started, and what it last waited for."""
+
+    started: int = 0
+    waiting: str = ""
+
+
 class Run(msgspec.Struct, frozen=True, kw_only=True):
     """One run as the store holds it. Times are milliseconds of the store's clock."""
 
@@ -218,6 +229,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     cancel_wish: str | None = None
     """Why whoever works on it must end it as cancelled."""
     held: Held | None = None
+    told: Told = Told()
 
 
 class StepDocument(msgspec.Struct, frozen=True, kw_only=True):

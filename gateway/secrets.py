@@ -14,7 +14,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 from cryptography.exceptions import InvalidTag
@@ -76,6 +76,8 @@ class SecretRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
         return len(given) == 1 and bool(given[0]) and self == SecretRef(self.env, self.file, self.secret)
 
 
+Resolve = Callable[[SecretRef, str], str | None]
+"""Where a secret's value is looked up, for which owner."""
 WAYS = "{env: NAME}, {file: PATH} or {secret: NAME}"
 """How people write where a secret is."""
 HANDED_OVER = SecretRef(paired=True)

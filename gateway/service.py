@@ -112,6 +112,10 @@ class Receipt(msgspec.Struct, frozen=True):
         return "skipped" if all(run.skipped for run in self.runs) else "accepted"
 
 
+def hear_nobody(_: str, __: float) -> None:
+    """For those who do not listen for silence."""
+
+
 class Service:
     """Judges requests and stores what they start. Time and chance are handed in; `note` is told each secret's use."""
 
@@ -128,6 +132,7 @@ class Service:
         costs: Mapping[str, int] = NO_COSTS,
         max_depth: int = 16,
         tokens: FormTokens | None = None,
+        hear: Callable[[str, float], None] = hear_nobody,
         clock: Callable[[], float] = time.time,
         noise: Callable[[int], bytes] = os.urandom,
         note: Callable[[str, float], None] = lambda _name, _now: None,
@@ -139,6 +144,7 @@ class Service:
         self._keeper = keeper
         self._registrar = registrar
         self._decider = Decider(directory, costs, max_depth, tokens)
+        self._hear = hear
         self._clock = clock
         self._noise = noise
         self._note = note
@@ -190,6 +196,8 @@ class Service:
             secret = None if proof.secret is None else app.secrets_at(now)[proof.secret]
             if challenge := handshake.reply(request, secret):
                 return await self._conclude(app, proof, request, challenge, now)
+        if app.app.expect_every is not None:
+            self._hear(str(app.id), now)
         event = self._decider.decide(app, proof, request, new_event_id(now, self._noise(8)), now)
         stored = await self._storage.store(event)
         receipt = self._answer(app, event, stored)

@@ -94,6 +94,9 @@ SETTINGS: tuple[Setting, ...] = (
         "0,5,300,1800,7200,18000,36000,50400,72000,86400",
         "seconds before each attempt of a callback",
     ),
+    Setting(
+        "GATEWAY_CALLBACK_SIZE", "20000", "bytes of a callback; what makes it larger goes by a link, good for 7 days"
+    ),
     Setting("GATEWAY_CALLBACK_TIMEOUT", "15", "seconds one attempt of a callback may take in all"),
 )
 
@@ -140,6 +143,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     model_key: str
     model_credits: float
     callback_schedule: tuple[float, ...]
+    callback_size: int
     callback_timeout: float
 
     @property
@@ -183,6 +187,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "dedupe_days": (0.001, 3650),
     "keep_days": (0, 36_500),
     "keep_runs": (0, 1e12),
+    "callback_size": (2000, 26_214_400),
     "callback_timeout": (0.1, 300),
     "model_credits": (0, 1_000_000),
 }

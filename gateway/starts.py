@@ -19,7 +19,8 @@ from gateway.events import Acceptable, Content, Decision, Head, Verdict, event_v
 from gateway.expressions import Failure
 from gateway.flow import Flow, flow_values
 from gateway.jobs import effects_of
-from gateway.runs import Run, RunRequest, describe, effects_root, run_values
+from gateway.results import tell_run
+from gateway.runs import Run, RunRequest, effects_root, run_values
 from gateway.schedules import LiveSchedule
 from gateway.templates import Template
 from gateway.triggers import check_input
@@ -56,7 +57,7 @@ def start_chained(
     """
     kind = f"run.{ended.state}"
     event_id = _id_of(ended.ended_at or 0, CHAIN, str(ended.id), published.name, str(listener.index))
-    told = told_of(ended)
+    told = tell_run(ended)
     values = {"event": event_values(event_id, kind, None, Content(told)), "run": _ended_values(ended)}
     verdict = listener.when.evaluate(values)
     if verdict is not True:
@@ -73,14 +74,16 @@ def start_chained(
     heard = (effects_root(ended), kind, str(ended.attempt))
     effects = effects_of(*heard, published.name, str(listener.index))
     replayed = ended.request.replay_of
-    request = msgspec.structs.replace(request, root=root, depth=depth, replay_of=replayed, effects=effects)
+    request = msgspec.structs.replace(
+        request,
+        root=root,
+        depth=depth,
+        replay_of=replayed,
+        effects=effects,
+        traceparent=ended.request.traceparent,
+    )
     decision = Decision(outcome="accepted", scheme=CHAIN, triggers=triggers)
     return _event(event_id, kind, told, decision, request, given.flow)
-
-
-def told_of(run: Run) -> dict[str, Any]:
-    """What is told of a run that ended: its document without the steps, as in a callback."""
-    return {name: value for name, value in describe(run).items() if name != "steps"}
 
 
 def root_of(request: RunRequest) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from gateway.allowlists import refusal_of
 from gateway.apps import LiveApp, Trigger
 from gateway.errors import Unprocessable
 from gateway.events import Verdict, session_of
@@ -25,19 +26,26 @@ class DirectRequest(msgspec.Struct, frozen=True, kw_only=True):
     task: str | None = None
     metadata: dict[str, Any] | None = None
     input: Any = None
+    callback_url: str | None = None
 
 
-def start_directly(body: DirectRequest, app_id: int, event_id: str, find: FindWorkflow) -> RunRequest:
-    """The run that a direct request asks for. Raises Unprocessable for an unknown workflow or a refused input."""
+def start_directly(body: DirectRequest, app: LiveApp, event_id: str, find: FindWorkflow) -> RunRequest:
+    """The run that a direct request asks for.
+
+    Raises Unprocessable for an unknown workflow, a refused input, or a callback_url that the app does not allow.
+    """
     published, workflow = find(body.workflow_id)
     check_input(workflow, body.input)
+    if body.callback_url is not None:
+        check_callback_url(app, body.callback_url)
     return RunRequest(
         workflow_id=published.id,
         workflow=published.name,
         digest=published.digest,
         session_id=session_of(event_id),
-        app_id=app_id,
+        app_id=app.id,
         event_id=event_id,
+        callback_url=body.callback_url,
         task=body.task,
         input=body.input,
         metadata=body.metadata,
@@ -97,6 +105,16 @@ def _request(trigger: Trigger, app_id: int, event_id: str, values: dict[str, Any
         input=given,
         effects=effects_of(event_id, trigger.name),
     )
+
+
+def check_callback_url(app: LiveApp, url: str) -> None:
+    """Refuse a URL that the app does not let its requests have their callbacks sent to, with the reason."""
+    reason = refusal_of(app.callback_urls, url)
+    if reason is None and "send" not in app.app.capabilities:
+        reason = "this app does not have the capability `send`"
+    if reason is not None:
+        message = f"callback_url: {reason}"
+        raise Unprocessable(message, path="callback_url")
 
 
 def check_input(workflow: Workflow, value: Any) -> None:

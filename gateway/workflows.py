@@ -17,6 +17,7 @@ from gateway.callables import REFERENCE
 from gateway.calls import HttpCall, ModelCall, argument_of, check_call, secrets_of
 from gateway.cel.scopes import Scope
 from gateway.chains import Listener, compile_listeners
+from gateway.endpoints import EndpointName
 from gateway.errors import ConfigError, Forbidden
 from gateway.expressions import Expression, compile_expression
 from gateway.flow import Batch, Concurrency, Debounce, RateLimit, Singleton, Throttle, compile_flow, settings_of
@@ -110,6 +111,7 @@ class Definition(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     debounce: Debounce | None = None
     batch: Batch | None = None
     priority: int | str | None = None
+    callback: EndpointName | list[EndpointName] | None = None
 
 
 class Published(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -125,6 +127,7 @@ class Published(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     managed_by: str = "api"
     published_at: int = 0
     label: str | None = None
+    endpoints: tuple[str, ...] = ()
 
 
 def read_duration_field(kind: type, value: Any) -> Any:

@@ -25,7 +25,8 @@ from gateway.events import Acceptable, Decision, Head, hash_body
 from gateway.runs import Run, RunRequest
 from gateway.settings import Settings, read_settings
 from gateway.store.accepting import Acceptor
-from gateway.store.catalog import Catalog, Changes
+from gateway.store.catalog import Catalog
+from gateway.store.changes import Changes
 from gateway.store.connection import Redis, connect
 from gateway.store.keys import Keys
 from gateway.store.listing import EventFilter, Listing

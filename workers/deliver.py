@@ -8,10 +8,12 @@ from collections.abc import Callable, Sequence
 import msgspec
 import structlog
 
-from gateway.callbacks import Attempt, Callback, Verdict, decode_secret, excerpt, headers_for, judge
+from gateway.callbacks import Attempt, Callback, Verdict, excerpt, judge
+from gateway.outbox import Recipient, recipient_of
 from gateway.runs import CALLBACK_MOVES, CallbackState
 from gateway.store.records import ATTEMPT, Records, Write, read_callback
 from gateway.store.registry import Registry
+from gateway.styles import write_post
 from gateway.web.client import Answer, Client, Failure
 from workers.dispatcher import Ending, Hold, StoreClock
 
@@ -21,7 +23,7 @@ log = structlog.get_logger()
 
 
 class Courier:
-    """Delivers claimed callbacks. The secret used is the one the app has at the time of the attempt."""
+    """Delivers claimed callbacks. The URL and the secrets used are those their endpoint has at the time of the attempt."""
 
     def __init__(
         self,
@@ -56,16 +58,27 @@ class Courier:
         return Ending.DONE if written == "ok" else Ending.LOST
 
     async def _post(self, callback: Callback) -> Answer | Failure:
-        app = self._registry.apps.get(str(callback.app_id))
-        secret = None if app is None else app.callback_secret
-        if not secret or not decode_secret(secret):
-            return Failure(
-                reason="no_secret", detail="the app or its callback secret is not there; nothing is sent unsigned"
-            )
-        headers = headers_for(secret, callback, self._clock.now() / 1000)
+        recipient = await self._find(callback)
+        post = None if recipient is None else write_post(recipient.endpoint, callback, self._clock.now() / 1000)
+        if recipient is None or post is None:
+            problem = None if recipient is None else recipient.endpoint.problem
+            detail = f"{problem or 'the endpoint or its secret is not there'}; nothing is sent unsigned"
+            return Failure(reason="no_secret", detail=detail)
         return await self._client.request(
-            "POST", callback.url, headers=headers, body=callback.body, total_timeout=self._timeout, cap=ANSWER_CAP
+            "POST",
+            recipient.url,
+            headers=post.headers,
+            body=post.body,
+            total_timeout=recipient.endpoint.timeout or self._timeout,
+            cap=ANSWER_CAP,
         )
+
+    async def _find(self, callback: Callback) -> Recipient | None:
+        found = recipient_of(callback, self._registry.apps, self._registry.endpoints)
+        if found is None:
+            await self._registry.refresh()  # it may be newer than the copy at hand
+            found = recipient_of(callback, self._registry.apps, self._registry.endpoints)
+        return found
 
     async def _write(self, hold: Hold, attempt: Attempt, verdict: Verdict) -> str:
         fields: dict[str, bytes | str | int] = {f"{ATTEMPT}{attempt.number}": msgspec.json.encode(attempt)}

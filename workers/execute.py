@@ -16,7 +16,7 @@ from gateway.contents import stored_values
 from gateway.errors import GatewayError, NotFound
 from gateway.expressions import Failure
 from gateway.jobs import idempotency_key
-from gateway.outbox import callbacks_for
+from gateway.outbox import Outbox
 from gateway.plans import Facts, Plan, Unit
 from gateway.runs import (
     MOVES,
@@ -42,6 +42,7 @@ from workers import attempts
 from workers.dispatcher import Ending, Hold, StoreClock
 from workers.executors.base import Context, Models, Rules, StepFailed
 from workers.family import Family
+from workers.telling import Teller
 
 SHORT_WAIT_MS = 250
 """A wait this short keeps its slot; a longer one is parked."""
@@ -71,6 +72,7 @@ class Runner:
         models: Models,
         tell: Callable[[Delta], Awaitable[None]],
         rules: Rules,
+        teller: Teller | None = None,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self.records = records
@@ -85,6 +87,7 @@ class Runner:
         self.models = models
         self.tell = tell
         self.rules = rules
+        self.teller = teller or Teller(Outbox(), registry)
         self.chance = chance
 
     async def perform(self, hold: Hold) -> Ending:
@@ -99,6 +102,8 @@ class Runner:
         except GatewayError as error:
             message = f"workflow {run.request.workflow!r} can't be run: {error.message}"
             return await Execution(self, hold, run, None).fail(Problem(type="BadWorkflow", message=message))
+        if self.teller.lacks(run, workflow):
+            await self.registry.refresh()
         execution = Execution(self, hold, run, workflow)
         if "event" in workflow.names and run.request.event_id is not None:
             execution.show_event(await self._event(run.request.event_id))
@@ -150,6 +155,8 @@ class Execution:
         if self._poisoned and not lost:
             message = f"{self._run.lost} workers in a row were lost while they ran this"
             return await self.fail(Problem(type="WorkerLost", message=message))
+        if not await self._tell_start():
+            return Ending.LOST
         try:
             await self._look_around()
             while True:
@@ -268,7 +275,11 @@ class Execution:
         if await self._look_around():
             return None
         self._hold.settling = True
-        answer = await self._write({}, move="park", delay_ms=delay, known_pokes=self._run.pokes)
+        parked = msgspec.structs.replace(self._run, steps=self._records, credits=self._credits)
+        told = self._runner.teller.waiting(parked, self._workflow, self._now())
+        answer = await self._write(
+            told.fields, move="park", delay_ms=delay, known_pokes=self._run.pokes, callbacks=told.messages
+        )
         return Ending.PARKED if answer == "ok" else Ending.LOST
 
     async def _collect(self, due_at: int | None) -> None:
@@ -307,6 +318,7 @@ class Execution:
     def _context(self, unit: Unit, step: CompiledStep, begun: StepRecord) -> Context:
         return Context(
             run_id=self._run.id,
+            traceparent=self._run.request.traceparent,
             step_id=unit.id,
             attempt=begun.attempt,
             key=idempotency_key(self._effects, unit.step, unit.index),
@@ -366,7 +378,7 @@ class Execution:
             steps=self._records,
             credits=self._credits,
         )
-        callbacks = callbacks_for(ended, self._runner.registry.apps)
+        callbacks = self._runner.teller.tell(ended, self._workflow, f"run.{ended.state}", ended.ended_at or 0)
         self._hold.settling = True
         answer = await self._write(
             final_fields(ended),
@@ -378,6 +390,14 @@ class Execution:
         if answer == "ok":
             _log_end(ended)
         return Ending.DONE if answer == "ok" else Ending.LOST
+
+    async def _tell_start(self) -> bool:
+        """Tell that the run has started: who dies before that leaves it to whoever claims the run next."""
+        telling = self._runner.teller.started(self._run, self._workflow, self._now())
+        if not telling.messages:
+            return True
+        self._run = msgspec.structs.replace(self._run, told=telling.told)
+        return await self._write(telling.fields, callbacks=telling.messages) == "ok"
 
     async def _write(
         self,

@@ -100,6 +100,7 @@ def _event(parent: Run, unit_id: str, failed_child: int | None, child: Child, pu
         depth=parent.request.depth + 1,
         replay_of=parent.request.replay_of,
         effects=effects_of(effects_root(parent), unit_id),
+        traceparent=parent.request.traceparent,
     )
     head = Head(
         app_id=parent.request.app_id,

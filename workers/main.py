@@ -24,6 +24,8 @@ from gateway.credits import read_costs
 from gateway.documents import kinds_of
 from gateway.errors import GatewayError
 from gateway.logs import configure_logs
+from gateway.outbox import Outbox
+from gateway.results import ResultLinks
 from gateway.runs import Run
 from gateway.settings import Settings, read_settings
 from gateway.store.catalog import Catalog
@@ -49,7 +51,9 @@ from workers.executors.base import Models, rules_of
 from workers.family import Family
 from workers.reconcile import Reconciling
 from workers.retiring import Retiring
+from workers.silence import Silence
 from workers.sweep import Sweep
+from workers.telling import Teller
 from workers.watchdog import Watchdog
 
 CALLBACK_SLOTS = 50
@@ -78,6 +82,7 @@ class Parts:
         self.runs = Records(self.redis, self.keys, "run", patience=settings.lease)
         self.callbacks = Records(self.redis, self.keys, "callback", patience=settings.lease)
         self.clock = StoreClock()
+        self.outbox = Outbox(ResultLinks(master_keys(settings), settings.address), settings.callback_size)
         reader = Reader(self.redis, self.keys)
         acceptor = new_acceptor(settings, self.redis, self.keys, max_queue=NO_LIMIT)
         self.runner = Runner(
@@ -93,6 +98,7 @@ class Parts:
             models=Models(settings.model_url, settings.model_key, settings.model_credits),
             tell=functools.partial(tell_delta, self.redis, self.keys),
             rules=rules_of(settings),
+            teller=Teller(self.outbox, self.registry),
         )
         self.courier = Courier(
             self.callbacks,
@@ -103,6 +109,7 @@ class Parts:
             timeout=settings.callback_timeout,
         )
         self.sweep = self._new_sweep(reader)
+        self.silence = Silence(self.redis, self.keys, self.registry, self.outbox)
         ticking = Ticking(self.redis, self.keys)
         self.ticker = Clock(ticking, self.registry, acceptor)
         self.chains = Chains(ticking, self.registry, reader, acceptor, max_depth=settings.max_depth)
@@ -139,7 +146,7 @@ class Parts:
 
     def loops(self) -> list[Coroutine[Any, Any, None]]:
         """What goes on beside the dispatchers, for ever."""
-        return [self.sweep.go(), self.ticker.go(), self.chains.go(), self._new_reconciling().go()]
+        return [self.sweep.go(), self.ticker.go(), self.chains.go(), self._new_reconciling().go(), self.silence.go()]
 
     def run_dispatcher(self) -> Dispatcher:
         return Dispatcher(

@@ -25,6 +25,7 @@ class Scope(Enum):
     TRIGGER = ("event", "app")
     ANSWER = ("event", "app", "runs", "outcome")
     CHAIN = ("event", "run")
+    MESSAGE = ("message",)
     REQUEST = ("input", "task", "metadata", "app", "event")
     STEP = ("input", "task", "metadata", "steps", "run", "app", "event", "conversation")
     FOREACH = (*STEP, "item", "index")

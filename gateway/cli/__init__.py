@@ -6,6 +6,7 @@ import typer
 
 from gateway.cli import (
     acting,
+    addressing,
     auditing,
     configuring,
     demo,
@@ -49,6 +50,7 @@ app.command("plan", rich_help_panel=SET_UP)(configuring.plan)
 app.command("apply", rich_help_panel=SET_UP)(configuring.apply)
 app.command("schema", rich_help_panel=SET_UP)(configuring.schema)
 app.add_typer(managing.apps, name="app", rich_help_panel=SET_UP)
+app.add_typer(addressing.endpoints, name="endpoint", rich_help_panel=SET_UP)
 app.add_typer(hooking.hooks, name="hook", rich_help_panel=SET_UP)
 app.add_typer(keeping.secrets, name="secret", rich_help_panel=SET_UP)
 app.add_typer(managing.tokens, name="token", rich_help_panel=SET_UP)

@@ -108,13 +108,15 @@ class Shard:
         from gateway.egress import read_policy
         from gateway.machine import ensure_master_key
         from gateway.management import Management
+        from gateway.store.posting import Posting
         from gateway.web.destinations import examine
 
         if sealing:
             ensure_master_key(self.settings)
         policy = read_policy(self.settings.egress_allow)
         looking = functools.partial(examine, policy)
-        return Management(self.catalog, master_keys(self.settings), policy, examine=looking)
+        posting = Posting(self.redis, self.keys)
+        return Management(self.catalog, master_keys(self.settings), policy, posting=posting, examine=looking)
 
 
 def with_store(work: Callable[[Shard], Coroutine[Any, Any, Result]]) -> Result:

@@ -126,12 +126,14 @@ def check(file: File = None, offline: Offline = False, json: Json = False) -> No
     unreached = warn_of_addresses(configuration, policy)
     warnings = _missing_secrets(configuration) + warn(configuration) + unreached + doubts
     if json:
-        counts = {"apps": len(configuration.apps), "workflows": len(configuration.workflows)}
+        counts = {name: len(getattr(configuration, name)) for name in ("apps", "workflows", "endpoints")}
         print_json({"valid": True, "mistakes": [], **counts, "warnings": warnings})
         return
     for warning in warnings:
         out().print(f"[yellow]warning[/yellow] {warning}")
     found = f"{len(configuration.apps)} apps, {len(configuration.workflows)} workflows"
+    if configuration.endpoints:
+        found += f", {len(configuration.endpoints)} endpoints"
     out().print(f"[green]✔[/green] {path}: {found}, no mistakes")
 
 
@@ -249,7 +251,19 @@ def show_mistakes(path: Path, mistakes: list[Any], json: bool) -> None:
 
 def _missing_secrets(configuration: Any) -> list[str]:
     """What this machine's environment does not have; another's may."""
-    return [warning for app in configuration.apps for warning in _warnings_of(app)]
+    found = [warning for app in configuration.apps for warning in _warnings_of(app)]
+    return found + [warning for endpoint in configuration.endpoints for warning in _flaws_of(endpoint)]
+
+
+def _flaws_of(endpoint: Any) -> list[str]:
+    from gateway.endpoints import LiveEndpoint
+    from gateway.store.lookups import read_outside
+
+    # What is kept in the store is not to be known from a file.
+    live = LiveEndpoint(endpoint, lambda reference, owner: reference.secret or read_outside(reference, owner))
+    if live.problem is not None:
+        return [f"endpoint {endpoint.name!r}: {live.problem}: nothing is sent to it"]
+    return [] if live.flaw is None else [f"endpoint {endpoint.name!r}: {live.flaw}: nothing is signed with that"]
 
 
 def _warnings_of(app: Any) -> list[str]:
@@ -269,8 +283,8 @@ def _warnings_of(app: Any) -> list[str]:
                 )
     elif scheme is None:
         found.append(f"app {app.name!r} has no `verify`: it refuses every request")
-    if app.callback:
-        asked.append((None, app.callback.secret, "its callbacks are not sent"))
+    if app.own_callback is not None and app.own_callback.secret is not None:
+        asked.append((None, app.own_callback.secret, "its callbacks are not sent"))
     if app.verify_token:
         asked.append((None, app.verify_token, "its challenges are refused"))
     if app.reconcile:

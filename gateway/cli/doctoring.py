@@ -322,17 +322,18 @@ def _look_at_app(app: App, installation: Installation, deliveries: Deliveries) -
                 short.append(reference.label)
     except GatewayError as error:
         problem = error.message
-    if app.callback is not None:
-        value = installation.resolve(app.callback.secret, app.holder(CALLBACK_FIELD))
-        complaint = app.callback.secret.absence if value is None else complain_of_secret(None, value)
-        callback_problem = complaint and f"its secret ({app.callback.secret.label}) {complaint}"
+    own = app.own_callback
+    if own is not None and own.secret is not None:
+        value = installation.resolve(own.secret, app.holder(CALLBACK_FIELD))
+        complaint = own.secret.absence if value is None else complain_of_secret(None, value)
+        callback_problem = complaint and f"its secret ({own.secret.label}) {complaint}"
     return Sender(
         name=app.name,
         disabled=app.disabled,
         problem=problem,
         unproven=unproven,
         short=short,
-        callback_url=None if app.callback is None else app.callback.url,
+        callback_url=None if own is None else own.url,
         callback_problem=callback_problem,
         refused=deliveries.refused.get(app.id, 0),
         accepted=deliveries.accepted.get(app.id, 0),

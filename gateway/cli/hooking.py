@@ -18,12 +18,13 @@ Wanted = Annotated[str, typer.Argument(metavar="ID", help="The hook's id or name
 def add_hook(
     workflow: Annotated[str, typer.Argument(help="Id or name of the workflow it starts.")],
     name: Annotated[str | None, typer.Option(help="What to call it; the workflow's name, if not given.")] = None,
+    app: Annotated[str | None, typer.Option(help="App that says where a request's callback_url may lead.")] = None,
     json: Json = False,
 ) -> None:
     """Make a URL that starts one workflow. Its token is shown once; who knows it may start the workflow."""
     from gateway.documents import describe_new_hook, plain
 
-    token, hook = with_store(lambda shard: shard.management().add_hook(workflow, name))
+    token, hook = with_store(lambda shard: shard.management().add_hook(workflow, name, app))
     document = plain(describe_new_hook(hook, token))
     if json:
         print_json(document)

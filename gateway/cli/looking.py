@@ -164,12 +164,11 @@ def list_callbacks(limit: Limit = 20, status: Status = None, json: Json = False)
     if json:
         print_json(found)
         return
-    rows = table("callback", "status", "type", "run", "attempts", "url")
+    rows = table("callback", "status", "type", "run", "endpoint", "attempts", "url")
     for each in found:
-        attempts = str(len(each["attempts"]))
-        rows.add_row(
-            each["callback_id"], coloured(each["status"]), each["type"], str(each["run_id"]), attempts, each["url"]
-        )
+        run, attempts = str(each["run_id"] or "–"), str(len(each["attempts"]))
+        status = coloured(each["status"])
+        rows.add_row(each["callback_id"], status, each["type"], run, each["endpoint"], attempts, written(each["url"]))
     out().print(rows if found else "no callbacks yet")
 
 

@@ -141,6 +141,7 @@ def draw_attempts(screen: Console, callback: dict[str, Any]) -> None:
     """A callback's line, and one for each attempt."""
     status, kind = coloured(callback["status"]), callback["type"]
     screen.print(f"\n  [bold]callback[/bold] {callback['callback_id']}  {status}  {kind} → {escape(callback['url'])}")
+    screen.print(f"    endpoint {callback['endpoint']}, webhook-id {callback['message_id']}")
     for each in callback["attempts"]:
         result = str(each["status"]) if each["status"] is not None else f"[red]{escape(each['error'])}[/red]"
         screen.print(f"    attempt {each['number']}  {local_time(each['at'])}  {result}  {took(each['duration_ms'])}")

@@ -12,9 +12,8 @@ from msgspec import Struct
 from gateway.apps import App, read_verify
 from gateway.diagnosis.cases import Case, Secret
 from gateway.errors import ConfigError, GatewayError
-from gateway.holdings import Resolve
 from gateway.schemes import read_scheme
-from gateway.secrets import CALLBACK_FIELD, VERIFY_FIELD, SecretRef
+from gateway.secrets import CALLBACK_FIELD, VERIFY_FIELD, Resolve, SecretRef
 from gateway.signatures import Capture, Request, captured_body, captured_headers
 
 
@@ -138,7 +137,8 @@ def _secrets_of(app: App, resolve: Resolve, now: float | None) -> Iterable[Secre
 
 def _foreign_secrets_of(app: App, resolve: Resolve, own: bool, now: float | None) -> Iterable[Secret]:
     """The secrets that stand elsewhere: another app's, its callback's among them, and this one's that are over."""
-    references = [] if own or app.callback is None else [(app.callback.secret, CALLBACK_FIELD)]
+    told = app.own_callback
+    references = [] if own or told is None or told.secret is None else [(told.secret, CALLBACK_FIELD)]
     # Another app that can't be read is no reason to be silent about this one.
     with contextlib.suppress(GatewayError):
         references = [*((each, VERIFY_FIELD) for each in read_verify(app)[1]), *references]

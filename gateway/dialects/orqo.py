@@ -9,11 +9,12 @@ from typing import Any
 
 import msgspec
 
-from gateway.control import Order
+from gateway.control import Order, app_names
 from gateway.errors import GatewayError, NotFound, Unauthorized, Unprocessable
 from gateway.events import CALLER_KEYS
 from gateway.runs import State, iso
 from gateway.service import Receipt, Started
+from gateway.tokens import Subject
 from gateway.web.callers import bearer
 from gateway.web.endpoints import Answer, Call, Dialect, Endpoint, Patience
 
@@ -52,12 +53,17 @@ def refusal(error: GatewayError) -> tuple[int, dict[str, Any], dict[str, str]]:
 
 
 class TriggerBody(msgspec.Struct, frozen=True, kw_only=True):
-    """What `/api/v1/trigger` takes. `input` is any JSON; ORQO's own example gives text."""
+    """What `/api/v1/trigger` takes. `input` is any JSON; ORQO's own example gives text.
+
+    `callback_url` is where the run's end is told: an app, `app_id`, must allow it, and signs.
+    """
 
     workflow_id: int | str
     input: Any = None
     task: str | None = None
     metadata: dict[str, Any] | None = None
+    callback_url: str | None = None
+    app_id: int | None = None
 
 
 class TriggerAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +82,12 @@ async def trigger(call: Call) -> Answer:
     wanted: TriggerBody = call.body
     published = call.workflow(wanted.workflow_id, "runs:start")
     order = Order(workflow=published.name, input=wanted.input, task=wanted.task, metadata=wanted.metadata)
+    if wanted.callback_url is not None:
+        app = None if wanted.app_id is None else str(wanted.app_id)
+        if app is not None:
+            # The app's name stands under what is sent: a token that is good for some workflows alone can't lend it.
+            call.who.require("runs:start", Subject(app=app_names(wanted.app_id, call.control.live_apps)))
+        order = msgspec.structs.replace(order, callback_url=wanted.callback_url, app=app)
     if not call.query.wait:
         run_id = (await call.start(order)).run_id
         return 201, TriggerAnswer(run_id=run_id, workflow_run_id=run_id, workflow_id=published.id)
@@ -90,6 +102,12 @@ async def trigger(call: Call) -> Answer:
     )
 
 
+class HookQuery(msgspec.Struct, frozen=True):
+    """`callback_url`: where the run's end is told, if the hook's app allows it. Other parameters are left alone."""
+
+    callback_url: str | None = None
+
+
 class HookAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """The run that a hook started."""
 
@@ -101,6 +119,9 @@ async def hook(call: Call) -> Answer:
     """Start a hook's workflow; whatever JSON comes is its input. The token in the path is all the proof there is."""
     found = call.control.hook(call.path["token"])
     order = Order(workflow=found.workflow, input=call.body, hook=found.id)
+    if call.query.callback_url is not None:
+        app = None if found.app_id is None else str(found.app_id)
+        order = msgspec.structs.replace(order, callback_url=call.query.callback_url, app=app)
     try:
         started = await call.start(order)
     except NotFound:
@@ -141,6 +162,7 @@ API = Dialect(
             summary="Start one workflow by its own URL (ORQO)",
             body=Any,
             optional_body=True,
+            query=HookQuery,
             keys=CALLER_KEYS,
             answer=HookAnswer,
             status=201,

@@ -2,30 +2,49 @@
 
 from __future__ import annotations
 
-import secrets as randomness
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
 from redis.exceptions import WatchError
 
 from gateway.apps import App, rules_of
-from gateway.audit import Change, acting, changed_fields
+from gateway.audit import acting
 from gateway.chains import listened_by
 from gateway.configuration import Configuration
+from gateway.endpoints import EndpointSettings, names_in
 from gateway.errors import Conflict, NotFound
 from gateway.hooks import Hook, find_hook
 from gateway.rules import write_rules
 from gateway.secrets import Pair, StoredSecret
+from gateway.store.addresses import (
+    apply_endpoints,
+    find_endpoint,
+    insist_on_endpoints,
+    number_endpoint,
+    refuse_managed_endpoint,
+    refuse_named,
+)
 from gateway.store.auditing import Audit
+from gateway.store.changes import Changes, audited, note
 from gateway.store.connection import Redis
 from gateway.store.keys import Keys
-from gateway.store.numbering import FILE, next_id, number_all, number_for, refuse_label, refuse_managed
+from gateway.store.numbering import (
+    FILE,
+    complete_app,
+    find_gone,
+    next_id,
+    number_all,
+    number_for,
+    refuse_label,
+    refuse_managed,
+)
 from gateway.tokens import Token
 from gateway.versions import Draft, Publication, Version, read_version, write_version
 from gateway.workflows import Published
 
 Pipeline: TypeAlias = Any
+Held: TypeAlias = App | Hook | EndpointSettings
 
 
 class Contents(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,22 +58,13 @@ class Contents(msgspec.Struct, frozen=True, kw_only=True):
     hooks: dict[str, Hook]
     pairs: dict[int, Pair] = {}
     secrets: dict[str, StoredSecret] = {}
+    endpoints: dict[str, EndpointSettings] = {}
+    """By id."""
 
-
-class Changes(msgspec.Struct, frozen=True):
-    """What a publication changed, as `kind name` lines; and of what changed, the names of the fields that did.
-
-    `entries` are for the audit log beside these.
-    """
-
-    added: list[str]
-    changed: list[str]
-    removed: list[str]
-    fields: dict[str, list[str]] = {}
-    entries: list[Change] = []
-
-    def __bool__(self) -> bool:
-        return bool(self.added or self.changed or self.removed or self.entries)
+    @property
+    def namers(self) -> list[App | Published]:
+        """Whatever may name endpoints."""
+        return [*self.apps.values(), *self.workflows.values()]
 
 
 class Catalog:
@@ -123,12 +133,8 @@ class Catalog:
     async def _apply(self, pipe: Pipeline, now: Contents, configuration: Configuration, at: int) -> Changes:
         workflows = await self._apply_workflows(pipe, now, configuration, at)
         apps = self._apply_apps(pipe, now, configuration.apps)
-        return Changes(
-            workflows.added + apps.added,
-            workflows.changed + apps.changed,
-            workflows.removed + apps.removed,
-            workflows.fields | apps.fields,
-        )
+        key = self._keys.named("endpoints")
+        return workflows + apps + apply_endpoints(pipe, key, now.endpoints, configuration.endpoints, now.namers)
 
     async def publish(self, drafts: Sequence[Draft], managed_by: str = "api", at: int = 0) -> list[Publication]:
         """Publish workflows, all or none: each a new version where it differs from the last; `at` is in milliseconds.
@@ -142,13 +148,14 @@ class Catalog:
             changes, current = Changes([], [], []), dict(now.workflows)
             for draft in drafts:
                 name = draft.workflow.definition.name
+                insist_on_endpoints(names_in(draft.workflow.definition.callback), now.endpoints)
                 before = current.get(name)
                 refuse_managed(before)
                 number = number_for(draft, before, current.values(), now.last_workflow)
                 current[name] = await self._publication(draft, number, before, managed_by, at)
                 made.append(Publication(current[name], before))
                 if before != current[name]:
-                    _note(changes, f"workflow {name}", before, current[name])
+                    note(changes, f"workflow {name}", before, current[name])
                     self._put_workflow(pipe, current[name], draft.document)
             return changes
 
@@ -183,7 +190,7 @@ class Catalog:
                     whose = ", which gateway.yaml manages" if other.managed_by == FILE else ""
                     message = f"there is an app {other.name!r} with id {other.id} already{whose}"
                     raise Conflict(message)
-            added[:] = [_complete(app, app.id or next_id(now.apps), None)]
+            added[:] = [complete_app(app, app.id or next_id(now.apps), None)]
             self._put_app(pipe, added[0])
             return Changes([f"app {app.name}"], [], [])
 
@@ -225,6 +232,38 @@ class Catalog:
         await self.change(write)
         return kept[0]
 
+    async def add_endpoint(self, endpoint: EndpointSettings) -> EndpointSettings:
+        """Publish one endpoint, with a new id. Raises Conflict when its name is taken."""
+        added: list[EndpointSettings] = []
+
+        async def write(pipe: Pipeline, now: Contents) -> Changes:
+            added[:] = [number_endpoint(endpoint, now.endpoints)]
+            return self._replace(pipe, "endpoint", endpoint.name, added[0].id, None, added[0])
+
+        await self.change(write)
+        return added[0]
+
+    async def change_endpoint(
+        self, wanted: str, change: Callable[[EndpointSettings], EndpointSettings | None]
+    ) -> EndpointSettings:
+        """Change one endpoint, found by id or name; what gives None removes it. Gives the endpoint as it is, or was.
+
+        Raises NotFound, or Conflict when a file manages it, or when it is to go and an app or workflow names it.
+        """
+        changed: list[EndpointSettings] = []
+
+        async def write(pipe: Pipeline, now: Contents) -> Changes:
+            endpoint = find_endpoint(wanted, now.endpoints)
+            refuse_managed_endpoint(endpoint)
+            after = change(endpoint)
+            if after is None:
+                refuse_named(endpoint, now.namers)
+            changed[:] = [after or endpoint]
+            return self._replace(pipe, "endpoint", endpoint.name, endpoint.id, endpoint, after)
+
+        await self.change(write)
+        return changed[0]
+
     async def add_hook(self, hook: Hook) -> None:
         """Publish a hook. Raises NotFound when its workflow is not there."""
 
@@ -255,7 +294,7 @@ class Catalog:
     async def put_token(self, token: Token) -> None:
         async def write(pipe: Pipeline, now: Contents) -> Changes:
             changes = Changes([], [], [])
-            _note(changes, f"token {token.id}", now.tokens.get(token.id), token)
+            note(changes, f"token {token.id}", now.tokens.get(token.id), token)
             pipe.hset(self._keys.named("tokens"), token.id, msgspec.json.encode(token))
             return changes
 
@@ -278,7 +317,7 @@ class Catalog:
         changes = await write(pipe, now)
         if changes:
             # In the same transaction: no change without its entry, and no entry without its change.
-            self.audit.add(pipe, [*_audited(changes), *changes.entries], acting.get(), at, last)
+            self.audit.add(pipe, [*audited(changes), *changes.entries], acting.get(), at, last)
             pipe.incr(self._keys.named("revision"))
             pipe.publish(self._keys.named("changed"), now.revision + 1)
             await pipe.execute()
@@ -286,7 +325,7 @@ class Catalog:
         return changes
 
     def _replace(
-        self, pipe: Pipeline, kind: str, name: str, key: str, before: App | Hook | None, after: App | Hook | None
+        self, pipe: Pipeline, kind: str, name: str, key: str, before: Held | None, after: Held | None
     ) -> Changes:
         changes = Changes([], [], [])
         if after is None:
@@ -295,7 +334,7 @@ class Catalog:
                 pipe.hdel(self._keys.named("pairs"), key)
             changes.removed.append(f"{kind} {name}")
             return changes
-        _note(changes, f"{kind} {name}", before, after)
+        note(changes, f"{kind} {name}", before, after)
         if isinstance(after, App):
             self._put_app(pipe, after)
         else:
@@ -305,27 +344,27 @@ class Catalog:
     def _ask(self, pipe: Pipeline) -> None:
         pipe.get(self._keys.named("revision"))
         pipe.get(self._keys.named("workflows:last"))
-        for name in ("apps", "workflows", "tokens", "hooks", "pairs", "secrets"):
+        for name in ("apps", "workflows", "tokens", "hooks", "pairs", "secrets", "endpoints"):
             pipe.hgetall(self._keys.named(name))
 
     def _apply_apps(self, pipe: Pipeline, now: Contents, apps: list[App]) -> Changes:
         before = {app.name: app for app in now.apps.values()}
         numbers = number_all("app", {app.name: app.id for app in apps}, now.apps.values())
-        changes = Changes([], [], [f"app {name}" for name in _gone(now.apps.values(), numbers)])
+        changes = Changes([], [], [f"app {name}" for name in find_gone(now.apps.values(), numbers)])
         left = {app.id for app in now.apps.values() if app.managed_by == FILE} - set(numbers.values())
         for number in sorted(left):
             pipe.hdel(self._keys.named("apps"), str(number))
             pipe.hdel(self._keys.named("pairs"), str(number))
         for app in apps:
-            complete = _complete(app, numbers[app.name], before.get(app.name))
-            _note(changes, f"app {app.name}", before.get(app.name), complete)
+            complete = complete_app(app, numbers[app.name], before.get(app.name))
+            note(changes, f"app {app.name}", before.get(app.name), complete)
             self._put_app(pipe, complete)
         return changes
 
     async def _apply_workflows(self, pipe: Pipeline, now: Contents, configuration: Configuration, at: int) -> Changes:
         wanted = {workflow.definition.name: workflow.definition.id for workflow in configuration.workflows}
         numbers = number_all("workflow", wanted, now.workflows.values(), now.last_workflow)
-        gone = _gone(now.workflows.values(), numbers)
+        gone = find_gone(now.workflows.values(), numbers)
         changes = Changes([], [], [f"workflow {name}" for name in gone])
         for name in gone:
             pipe.hdel(self._keys.named("workflows"), name)
@@ -333,7 +372,7 @@ class Catalog:
             before = now.workflows.get(workflow.definition.name)
             draft = Draft(workflow=workflow, document=document)
             published = await self._publication(draft, numbers[workflow.definition.name], before, at=at)
-            _note(changes, f"workflow {published.name}", before, published)
+            note(changes, f"workflow {published.name}", before, published)
             if published != before:
                 self._put_workflow(pipe, published, document)
         return changes
@@ -362,6 +401,7 @@ class Catalog:
             managed_by=managed_by,
             published_at=version.published_at,
             label=draft.label or version.label,
+            endpoints=tuple(names_in(definition.callback)),
         )
 
     def _put_app(self, pipe: Pipeline, app: App) -> None:
@@ -385,7 +425,7 @@ class Catalog:
 
 
 def _read_contents(answers: list[Any]) -> Contents:
-    revision, last_workflow, apps, workflows, tokens, hooks, pairs, secrets = answers
+    revision, last_workflow, apps, workflows, tokens, hooks, pairs, secrets, endpoints = answers
     return Contents(
         revision=int(revision or 0),
         last_workflow=int(last_workflow or 0),
@@ -395,6 +435,7 @@ def _read_contents(answers: list[Any]) -> Contents:
         hooks={name.decode(): msgspec.json.decode(raw, type=Hook) for name, raw in hooks.items()},
         pairs={int(number): msgspec.json.decode(raw, type=Pair) for number, raw in pairs.items()},
         secrets={name.decode(): msgspec.json.decode(raw, type=StoredSecret) for name, raw in secrets.items()},
+        endpoints={name.decode(): msgspec.json.decode(raw, type=EndpointSettings) for name, raw in endpoints.items()},
     )
 
 
@@ -407,33 +448,3 @@ def _find_app(wanted: str, apps: dict[int, App]) -> App:
         message = f"app {app.name!r} comes from gateway.yaml, which manages it: change it there"
         raise Conflict(message)
     return app
-
-
-def _complete(app: App, number: int, before: App | None) -> App:
-    token = app.token or (before.token if before else None) or randomness.token_urlsafe(32)
-    return msgspec.structs.replace(app, id=number, token=token)
-
-
-def _gone(now: Collection[App | Published], kept: Collection[str]) -> list[str]:
-    return sorted(each.name for each in now if each.managed_by == FILE and each.name not in kept)
-
-
-def _note(changes: Changes, name: str, before: object, after: object) -> None:
-    if before is None:
-        changes.added.append(name)
-    elif before != after:
-        changes.changed.append(name)
-        changes.fields[name] = changed_fields(before, after)
-
-
-def _audited(changes: Changes) -> list[Change]:
-    """The lines of a publication as the audit log has them: `app.change` of `ci`."""
-    return [
-        Change(
-            action=f"{line.partition(' ')[0]}.{action}",
-            subject=line.partition(" ")[2],
-            detail={"fields": changes.fields[line]} if line in changes.fields else {},
-        )
-        for action, lines in (("add", changes.added), ("change", changes.changed), ("remove", changes.removed))
-        for line in lines
-    ]

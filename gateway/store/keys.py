@@ -2,7 +2,7 @@
 
 `{0}` is the shard's hash tag, so that all keys of a shard live in one slot of a cluster.
 
-    gw:{0}:run:ID              hash    a run: request, state, fence, times, step:<id>..,
+    gw:{0}:run:ID              hash    a run: request, state, fence, times, step:<id>.., told,
                                        signal:<n>.. (their number: words), once:<name>..   until retention
     gw:{0}:runs:STATE          zset    ids of the runs in that state, scored by id         as its runs
     gw:{0}:runs:of:WORKFLOW    zset    ids of the runs of a workflow (by its id)             as its runs
@@ -63,8 +63,11 @@
     gw:{0}:reconciled          hash    app id -> up to when its sender's list is reconciled  for ever
     gw:{0}:reconciled:APP      string  a worker does this round                             until the next
     gw:{0}:hooks               hash    hook id -> its workflow, and its token's hash       until removed
-    gw:{0}:revision            string  counts changes of apps, workflows, tokens, hooks    for ever
-    gw:{0}:changed             channel apps, workflows, tokens or hooks changed
+    gw:{0}:heard               zset    app ids, scored by their last event (s), where an app says expect_every  for ever
+    gw:{0}:silent              hash    app id -> the event after which its silence was told  for ever
+    gw:{0}:endpoints           hash    endpoint id -> endpoint                             until removed
+    gw:{0}:revision            string  counts changes of apps, workflows, tokens, hooks, endpoints  for ever
+    gw:{0}:changed             channel one of those changed
     gw:{0}:poke                channel "run ID": something happened to it from outside
     gw:{0}:moved:run:ID        channel the state of a run after it, or one of its steps, moved (also moved:callback:ID)
     gw:{0}:poke                channel "run ID": something happened to it, whoever works on it must look

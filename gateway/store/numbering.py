@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 import itertools
+import secrets as randomness
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import msgspec
+
 from gateway.apps import App
+from gateway.endpoints import EndpointSettings
 from gateway.errors import Conflict
 from gateway.versions import Draft, Version
 from gateway.workflows import Published
 
 FILE = "file"
+
+
+def complete_app(app: App, number: int, before: App | None) -> App:
+    token = app.token or (before.token if before else None) or randomness.token_urlsafe(32)
+    return msgspec.structs.replace(app, id=number, token=token)
+
+
+def find_gone(now: Collection[App | Published | EndpointSettings], kept: Collection[str]) -> list[str]:
+    return sorted(each.name for each in now if each.managed_by == FILE and each.name not in kept)
+
+
+def new_endpoint_id() -> str:
+    return f"ep_{randomness.token_hex(8)}"
 
 
 def next_id(taken: dict[int, Any]) -> int:
@@ -31,7 +48,7 @@ def number_all(
     kind: str, wanted: Mapping[str, int | None], now: Collection[App | Published], last: int = 0
 ) -> dict[str, int]:
     """The id of everything in the file: the one written there, else the one it has, else a new one. Raises Conflict."""
-    _refuse_clash(kind, wanted, now)
+    refuse_clash(kind, wanted, now)
     held = {each.name: each.id for each in now}
     owners = {each.id: each.name for each in now if each.managed_by != FILE}
     numbers: dict[str, int] = {}
@@ -59,7 +76,7 @@ def refuse_label(label: str | None, others: Collection[Version]) -> None:
             raise Conflict(message)
 
 
-def _refuse_clash(kind: str, names: Collection[str], now: Collection[App | Published]) -> None:
+def refuse_clash(kind: str, names: Collection[str], now: Collection[App | Published | EndpointSettings]) -> None:
     for each in now:
         if each.managed_by != FILE and each.name in names:
             message = f"there is {kind} {each.name!r} already, made by command or API; give this one another name"

@@ -25,6 +25,7 @@ from gateway.runs import (
     Signal,
     State,
     StepRecord,
+    Told,
     iso,
 )
 from gateway.store import scripts
@@ -46,6 +47,7 @@ _request = msgspec.json.Decoder(RunRequest)
 _flow = msgspec.json.Decoder(Flow)
 _step = msgspec.json.Decoder(StepRecord)
 _problem = msgspec.json.Decoder(Problem)
+_told = msgspec.json.Decoder(Told)
 _attempt = msgspec.json.Decoder(Attempt)
 _signal = msgspec.json.Decoder(Signal)
 
@@ -171,7 +173,7 @@ class Records:
             len(write.callbacks),
         ]
         for callback in write.callbacks:
-            arguments += [callback.id, *_flat(_callback_fields(callback))]
+            arguments += outgoing_arguments(callback)
         return arguments + scripts.counted(write.pokes)
 
 
@@ -186,15 +188,25 @@ def _flat(fields: Mapping[str, Any]) -> list[Any]:
     return flat
 
 
+def outgoing_arguments(callback: Outgoing) -> list[Any]:
+    """A message as the scripts read it: its id, then its fields."""
+    return [callback.id, *_flat(_callback_fields(callback))]
+
+
 def _callback_fields(callback: Outgoing) -> dict[str, Any]:
-    fields = {
+    fields: dict[str, Any] = {
         "run_id": callback.run_id,
-        "app_id": callback.app_id,
         "type": callback.type,
         "url": callback.url,
         "body": callback.body,
+        "endpoint": callback.endpoint,
     }
-    return fields if callback.hop is None else fields | {"root": callback.hop.root, "depth": callback.hop.depth}
+    if callback.hop is not None:
+        fields |= {"root": callback.hop.root, "depth": callback.hop.depth}
+    if callback.message_id not in ("", callback.id):
+        fields["message_id"] = callback.message_id
+    told = {"app_id": callback.app_id, "order": callback.order, "traceparent": callback.traceparent}
+    return fields | {name: value for name, value in told.items() if value is not None}
 
 
 def _read_claimed(item: list[Any]) -> Claimed:
@@ -230,6 +242,7 @@ def read_run(run_id: int, fields: Mapping[bytes, bytes]) -> Run:
         pokes=int(fields.get(b"pokes", 0)),
         cancel_wish=fields[b"cancel_wish"].decode() if b"cancel_wish" in fields else None,
         held=_read_held(fields),
+        told=_told.decode(fields[b"told"]) if b"told" in fields else Told(),
     )
 
 
@@ -265,10 +278,14 @@ def _read_signals(fields: Mapping[bytes, bytes]) -> tuple[Signal, ...]:
 def read_callback(callback_id: str, fields: Mapping[bytes, bytes]) -> Callback:
     """A callback from the fields of its hash."""
     attempts = [_attempt.decode(value) for name, value in fields.items() if name.startswith(ATTEMPT.encode())]
+    app_id = _number(fields, b"app_id")
     return Callback(
         id=callback_id,
+        message_id=fields.get(b"message_id", callback_id.encode()).decode(),
+        # What was written before there were endpoints was for the app's own.
+        endpoint=fields[b"endpoint"].decode() if fields.get(b"endpoint") else f"app-{app_id}",
         run_id=int(fields[b"run_id"]),
-        app_id=int(fields[b"app_id"]),
+        app_id=app_id,
         type=fields[b"type"].decode(),
         url=fields[b"url"].decode(),
         body=fields[b"body"],
@@ -279,6 +296,8 @@ def read_callback(callback_id: str, fields: Mapping[bytes, bytes]) -> Callback:
         due_at=_number(fields, b"due_at"),
         attempts=sorted(attempts, key=lambda attempt: attempt.number),
         hop=Hop(fields[b"root"].decode(), int(fields[b"depth"])) if b"root" in fields else None,
+        order=_text(fields, b"order"),
+        traceparent=_text(fields, b"traceparent"),
     )
 
 
@@ -290,6 +309,10 @@ def final_fields(run: Run) -> dict[str, bytes | str | int]:
     if run.error is not None:
         fields["error"] = msgspec.json.encode(run.error)
     return fields
+
+
+def _text(fields: Mapping[bytes, bytes], name: bytes) -> str | None:
+    return fields[name].decode() if name in fields else None
 
 
 def _number(fields: Mapping[bytes, bytes], name: bytes) -> int | None:

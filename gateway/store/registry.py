@@ -12,6 +12,7 @@ import contextlib
 import structlog
 
 from gateway.apps import LiveApp
+from gateway.endpoints import LiveEndpoint
 from gateway.errors import ConfigError, GatewayError, NotFound
 from gateway.hooks import Hook
 from gateway.masks import Mask
@@ -48,6 +49,10 @@ class Registry:
         self.workflows: dict[str, Published] = {}
         self.tokens: dict[str, Token] = {}
         self.hooks: dict[str, Hook] = {}
+        self.endpoints: dict[str, LiveEndpoint] = {}
+        """By id and by name; not the apps' own, which `apps` have."""
+        self.wanted: frozenset[str] = frozenset()
+        """The kinds of messages that any endpoint wants: what is in nobody's list costs nothing."""
 
     async def load(self) -> None:
         """Fetch everything that is published. Raises what the store raises."""
@@ -109,6 +114,7 @@ class Registry:
         if self._mask is None:
             live = {app.id: app for app in self.apps.values()}.values()
             own = [secret for app in live for secret in app.known_secrets]
+            own += [secret for endpoint in self.endpoints.values() for secret in endpoint.known_secrets]
             for workflow in (*self._current.values(), *self._definitions.values()):
                 own += step_secrets_of(workflow.definition, self.lookup)
             self._mask = Mask([*own, *self.lookup.kept_values(), *self._more_secrets])
@@ -158,4 +164,22 @@ class Registry:
         self.workflows = {str(each.id): each for each in contents.workflows.values()} | contents.workflows
         self.tokens = contents.tokens
         self.hooks = {hook.hash: hook for hook in contents.hooks.values()}
+        self.endpoints = self._live_endpoints(contents)
+        own = [app.endpoint for app in apps.values() if app.endpoint is not None]
+        self.wanted = frozenset().union(*(each.events for each in (*self.endpoints.values(), *own)))
         self.revision = contents.revision
+
+    def _live_endpoints(self, contents: Contents) -> dict[str, LiveEndpoint]:
+        found: dict[str, LiveEndpoint] = {}
+        for settings in contents.endpoints.values():
+            try:
+                live = LiveEndpoint(settings, self.lookup)
+            except ConfigError as error:
+                log.error("endpoint can't be used", endpoint=settings.name, reason=error.message)
+                continue
+            if live.problem is not None:
+                log.warning("nothing can be sent to an endpoint", endpoint=settings.name, reason=live.problem)
+            elif live.flaw is not None:
+                log.warning("an endpoint is not signed for with all its keys", endpoint=settings.name, reason=live.flaw)
+            found[settings.id] = found[settings.name] = live
+        return found

@@ -15,7 +15,8 @@ from redis.exceptions import WatchError
 
 from gateway.audit import Change
 from gateway.secrets import VERIFY_FIELD, field_of, key_id_of
-from gateway.store.catalog import Catalog, Changes, Contents, Pipeline
+from gateway.store.catalog import Catalog, Contents, Pipeline
+from gateway.store.changes import Changes
 from gateway.store.connection import Redis
 from gateway.store.keys import Keys
 from gateway.wrappings import find_needed, rewrap_record
@@ -118,6 +119,8 @@ def read_records(now: Contents) -> Iterator[Record]:
         if number in now.apps:
             owner = field_of(f"app:{now.apps[number].name}", VERIFY_FIELD)
             yield "pairs", str(number), owner, msgspec.to_builtins(pair)
+    for endpoint in now.endpoints.values():
+        yield "endpoints", endpoint.id, endpoint.owner, msgspec.to_builtins(endpoint)
     for name, stored in now.secrets.items():
         yield "secrets", name, f"secret:{name}", msgspec.to_builtins(stored)
 

@@ -1,4 +1,4 @@
-"""When each token was last used, to the minute: gathered in memory, written now and then, never on a request's way."""
+"""When something was last seen: gathered in memory, written now and then, never on a request's way."""
 
 from __future__ import annotations
 
@@ -12,25 +12,33 @@ from gateway.tasks import end_tasks
 MINUTE = 60
 PAUSE = 2.0
 USED = "tokens:used"
+HEARD = "heard"
+"""Apps, by their last event; only those that say `expect_every`."""
 
 
 class Uses:
-    """Gathers the uses that this process sees. A process that is killed loses those of the last seconds."""
+    """Gathers what this process sees, such as uses of tokens, true to the `grain` (seconds).
 
-    def __init__(self, redis: Redis, keys: Keys, pause: float = PAUSE) -> None:
+    A process that is killed loses those of the last seconds.
+    """
+
+    def __init__(
+        self, redis: Redis, keys: Keys, pause: float = PAUSE, *, name: str = USED, grain: int = MINUTE
+    ) -> None:
         self._redis = redis
-        self._key = keys.named(USED)
+        self._key = keys.named(name)
         self._pause = pause
+        self._grain = grain
         self._known: dict[str, int] = {}
         self._waiting: dict[str, int] = {}
         self._writer: asyncio.Task[None] | None = None
 
-    def note(self, token_id: str, now: float) -> None:
-        """Remember that a token was used at this time (unix seconds)."""
-        minute = int(now) // MINUTE * MINUTE
-        if self._known.get(token_id, 0) >= minute:
+    def note(self, name: str, now: float) -> None:
+        """Remember that a token was used, or an app heard, at this time (unix seconds)."""
+        moment = int(now) // self._grain * self._grain
+        if self._known.get(name, 0) >= moment:
             return
-        self._known[token_id] = self._waiting[token_id] = minute
+        self._known[name] = self._waiting[name] = moment
         if self._writer is None:
             self._writer = asyncio.get_running_loop().create_task(self._write())
 
@@ -54,7 +62,7 @@ class Uses:
         batch, self._waiting = self._waiting, {}
         try:
             if batch:
-                # The later of two receivers' minutes stays.
+                # The later of two receivers' times stays.
                 await self._redis.zadd(self._key, batch, gt=True)
         except BaseException:
             self._waiting = batch | self._waiting

@@ -10,7 +10,8 @@ import msgspec
 
 from gateway.errors import Conflict, NotFound, Unprocessable
 from gateway.secrets import LONGEST, NAME, SHORTEST, VALUE, StoredSecret, seal
-from gateway.store.catalog import Catalog, Changes, Contents, Pipeline
+from gateway.store.catalog import Catalog, Contents, Pipeline
+from gateway.store.changes import Changes
 
 HASH = "secrets"
 
@@ -60,8 +61,10 @@ class Vault:
         return removed[0]
 
     async def users(self, contents: Contents, name: str) -> list[str]:
-        """The apps and published workflows that name a secret."""
+        """The apps, endpoints and published workflows that name a secret."""
         found = [f"app {each.name}" for each in contents.apps.values() if _names(msgspec.to_builtins(each), name)]
+        endpoints = contents.endpoints.values()
+        found += [f"endpoint {each.name}" for each in endpoints if _names(msgspec.to_builtins(each), name)]
         documents = [(each.name, await self._catalog.document(each.digest)) for each in contents.workflows.values()]
         return sorted([*found, *(f"workflow {each}" for each, document in documents if _names(document, name))])
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from gateway.web.api_apps import APPS
 from gateway.web.api_audit import AUDIT
 from gateway.web.api_callbacks import CALLBACKS
+from gateway.web.api_endpoints import ENDPOINTS
 from gateway.web.api_events import EVENTS
 from gateway.web.api_hooks import HOOKS
 from gateway.web.api_replays import REPLAYS
@@ -29,5 +30,18 @@ API = Dialect(
     refuse=refuse,
     media_type="application/problem+json",
     keyed=True,
-    endpoints=(*RUNS, *STEERING, *REPLAYS, *EVENTS, *CALLBACKS, *WORKFLOWS, *APPS, *HOOKS, *TOKENS, *SECRETS, *AUDIT),
+    endpoints=(
+        *RUNS,
+        *STEERING,
+        *REPLAYS,
+        *EVENTS,
+        *CALLBACKS,
+        *WORKFLOWS,
+        *APPS,
+        *ENDPOINTS,
+        *HOOKS,
+        *TOKENS,
+        *SECRETS,
+        *AUDIT,
+    ),
 )

@@ -55,10 +55,14 @@ class HookActionPath(msgspec.Struct, frozen=True):
 
 
 class HookBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A hook to make: the id or name of the workflow it starts, and what to call it (else as the workflow)."""
+    """A hook to make: the id or name of the workflow it starts, and what to call it (else as the workflow).
+
+    `app`, by id or name: whose `callback_urls` say where a request may have its callback sent, and whose secret signs.
+    """
 
     workflow: int | str
     name: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
+    app: int | str | None = None
 
 
 class HookPage(msgspec.Struct, frozen=True):
@@ -76,7 +80,9 @@ async def list_hooks(call: Call) -> Answer:
 async def make_hook(call: Call) -> Answer:
     """A URL of its own for one workflow. Its token is in this answer and never again; who knows it may start runs."""
     wanted: HookBody = call.body
-    token, hook = await call.management.add_hook(str(wanted.workflow), wanted.name)
+    token, hook = await call.management.add_hook(
+        str(wanted.workflow), wanted.name, None if wanted.app is None else str(wanted.app)
+    )
     return 201, describe_new_hook(hook, token)
 
 

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
-from gateway.web import approving
+from gateway.web import approving, results
 from gateway.web.endpoints import Dialect
 from gateway.web.openapi import Page, describe_api
 
@@ -148,6 +148,7 @@ PAGES = (
         media="text/html",
     ),
     *approving.PAGES,
+    *results.PAGES,
 )
 
 

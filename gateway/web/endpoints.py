@@ -28,6 +28,7 @@ from gateway.runs import Run
 from gateway.store.connection import MISTAKES
 from gateway.store.listing import Listing
 from gateway.store.waiting import TooManyWaiters
+from gateway.traces import HEADER, read_traceparent
 from gateway.web.bodies import ClientGone, read_body, send_and_close, while_connected
 from gateway.web.callers import Caller, Credential, Gatekeeper, Headers, run_subject, workflow_subject
 from gateway.web.repeats import Attempt, Repeats
@@ -35,6 +36,7 @@ from gateway.workflows import Published
 
 Answer = tuple[int, Any]
 """A status, and what msgspec can write as JSON; None is an empty body."""
+TRACE = HEADER.encode()
 SAFE = ("GET", "HEAD", "OPTIONS")
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 LONGEST_KEY = 255
@@ -93,6 +95,9 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     async def start(self, order: Order) -> Started:
         """Start a run on the caller's behalf. Raises what `Control.start` raises; then nothing was started."""
         token = None if self.caller is None else self.caller.token
+        trace = read_traceparent([value.decode("latin-1") for name, value in self.headers if name == TRACE])
+        if trace is not None:
+            order = msgspec.structs.replace(order, traceparent=trace)
         return await self.control.start(order, token, self.raw, self.key)
 
     async def start_and_wait(self, order: Order, seconds: float) -> Run:

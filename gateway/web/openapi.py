@@ -53,6 +53,8 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     summary: str
     answers: dict[int, str]
     media: str = "application/json"
+    refusal: str | None = None
+    """The media type of refusals, where it is another."""
     query: Any = None
     body: bool = False
 
@@ -270,7 +272,10 @@ def _describe_page(page: Page) -> dict[str, Any]:
         "summary": page.summary,
         "parameters": [*parameters, *(page.query or [])],
         "responses": {
-            str(status): {"description": text, "content": {page.media: {"schema": {}}}}
+            str(status): {
+                "description": text,
+                "content": {page.refusal if page.refusal and status >= 400 else page.media: {"schema": {}}},
+            }
             for status, text in page.answers.items()
         },
     }

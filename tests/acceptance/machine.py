@@ -449,11 +449,17 @@ class Machine:
         with redis.Redis.from_url(self.store_url) as store:
             return bool(store.exists("arq:in-progress:" + KEYS.job("run", run_id)))
 
-    def run(self, *argv: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
-        """One command of `gateway` in this machine's environment."""
+    def run(self, *argv: str, given: str | None = None, **environ: str) -> subprocess.CompletedProcess[str]:
+        """One command of `gateway` in this machine's environment, with these changes."""
         command = [sys.executable, "-m", "gateway", *argv]
         return subprocess.run(
-            command, cwd=self.folder, env=self.environ, input=given, capture_output=True, text=True, timeout=60
+            command,
+            cwd=self.folder,
+            env=self.environ | environ,
+            input=given,
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
 
     def json(self, *argv: str) -> Any:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
-from tests.acceptance.machine import Machine, order, orqo_headers, request, until
+from tests.acceptance.machine import Listener, Machine, order, orqo_headers, request, until
 
 
 def knock(machine: Machine, app: int, secret: str) -> int:
@@ -140,3 +141,52 @@ def test_token_list_tells_uses_and_credits(calm: Machine) -> None:
     (row,) = [line for line in lines if " payer " in line]
     assert "never" in row
     assert "20 of 20" in row
+
+
+def test_an_endpoint_is_made_changed_and_pinged_by_command(calm: Machine, listener: Listener) -> None:
+    """Made, rotated, pinged, disabled and removed; the secret is shown when it is made, and never again."""
+    made = calm.json("endpoint", "add", "ops", listener.url, "--event", "run.failed", "--thin", "--header", "X-Team: a")
+    assert (made["events"], made["payload"], made["headers"]) == (["run.failed"], "thin", {"X-Team": "a"})
+    rotated = calm.json("endpoint", "rotate-secret", "ops", "--overlap", "1h")
+    assert (rotated["secret"] != made["secret"], len(rotated["secrets"])) == (True, 2)
+    assert calm.run("endpoint", "rotate-secret", "ops").returncode == 1
+    assert len(calm.json("endpoint", "revoke-secret", "ops")["secrets"]) == 1
+    pinged = calm.json("endpoint", "ping", "ops")["callback_id"]
+    tried = until(lambda: calm.json("callback", "show", pinged)["attempts"], "the ping to be tried")
+    assert (tried[0]["status"], listener.messages()[-1]["valid"]) == (401, False)  # the listener has another secret
+    assert calm.json("endpoint", "disable", "ops")["status"] == "disabled"
+    assert calm.run("endpoint", "ping", "ops").returncode == 1
+    assert calm.json("endpoint", "enable", made["id"])["status"] == "active"
+    shown = calm.run("endpoint", "show", "ops").stdout + calm.run("endpoint", "list").stdout
+    assert "X-Team" in shown
+    assert made["secret"] not in shown + json.dumps(calm.json("endpoint", "list"))
+    assert calm.json("endpoint", "remove", "ops")["name"] == "ops"
+    assert calm.run("endpoint", "show", "ops").returncode == 1
+
+
+def test_an_endpoint_that_cannot_be_is_refused_by_command(calm: Machine) -> None:
+    """A URL that can't be, an event that is none and a header that is not one leave nothing behind."""
+    for argv, status, word in (
+        (["http://10.0.0.1/"], 1, "url"),
+        (["https://u@ops.example/"], 1, "user name"),
+        (["https://ops.example/", "--event", "run.ended"], 1, "run.ended"),
+        (["https://ops.example/", "--filter", "nobody.x"], 1, "filter"),
+        (["https://ops.example/", "--header", "nothing"], 2, "--header"),
+    ):
+        done = calm.run("endpoint", "add", "strange", *argv)
+        assert (done.returncode, done.stdout, word in done.stderr) == (status, "", True), done
+    assert "strange" not in [each["name"] for each in calm.json("endpoint", "list")]
+
+
+def test_check_says_where_an_endpoint_leads_inside(calm: Machine, tmp_path: Path) -> None:
+    """`check` looks names up, and tells line and field; what can't be looked up is no mistake."""
+    file = tmp_path / "gateway.yaml"
+    text = "endpoints:\n  - name: ops\n    url: https://HOST/\n    secrets: [{env: CI_SECRET}]\n"
+    file.write_text(text.replace("HOST", "localhost"))
+    # Loopback is opened for the callbacks of this gateway; another network is not.
+    done = calm.run("check", str(file), GATEWAY_EGRESS_ALLOW="10.0.0.0/8")
+    assert (done.returncode, f"{file}:3:5: endpoints[0].url: localhost can't be reached" in done.stderr) == (1, True), (
+        done
+    )
+    file.write_text(text.replace("HOST", "nobody.invalid"))
+    assert calm.run("check", str(file)).returncode == 0

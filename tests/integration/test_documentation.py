@@ -37,13 +37,22 @@ BEYOND_SCHEMAS = {
     "POST /api/executeWorkflowBackground",
     "POST /api/v1/apps",
     "POST /api/v1/events/replay",
+    "POST /api/v1/endpoints",
+    "POST /api/v1/trigger",
 }
 """Where 400 or 422 is right for what a JSON Schema can't tell: no definition or graph, 1.0, a version that isn't there, a
-callback's URL that leads inside.
+callback's URL that leads inside, or that no app allows.
 """
 NEIGHBOURS = {"GET /api/v1/hooks/{token}", "DELETE /api/v1/hooks/{token}"}
 """Where a parameter that is none leads next door, to another dialect and its shape of an error."""
-FOUND = {"workflow_id": "greet", "run_id": "1", "execution_id": "exec_1", "name": "greet", "number": "1", "app": "ci"}
+FOUND = {
+    "workflow_id": "greet",
+    "run_id": "1",
+    "execution_id": "exec_1",
+    "name": "greet",
+    "number": "1",
+    "app": "ci",
+}
 """What the path's parameters may be, so that not everything is a 404."""
 
 

@@ -14,23 +14,20 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from gateway.callbacks import (
     EXCERPT,
-    Attempt,
-    Callback,
     Verdict,
     compose,
     decode_secret,
     excerpt,
-    headers_for,
     judge,
     new_callback_id,
     sign,
 )
 from gateway.retries import CALLBACK_SCHEDULE
+from tests.tools_endpoints import WHSEC, headers_for, message
 
 NOW = 1_750_000_000.0
 SCHEDULE = (0, 5, 300)
 MIDDLE = 0.5
-WHSEC = "whsec_" + base64.b64encode(b"twenty-four bytes of key").decode()
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=20),
@@ -41,20 +38,6 @@ messages = st.dictionaries(st.text(max_size=10), values, max_size=4)
 secrets = st.binary(min_size=24, max_size=64).map(lambda key: "whsec_" + base64.b64encode(key).decode())
 
 
-def callback(body: bytes, attempts: int = 0) -> Callback:
-    return Callback(
-        id="msg_7_ab",
-        run_id=7,
-        app_id=42,
-        type="run.completed",
-        url="https://x.example",
-        body=body,
-        state="sending",
-        created_at=0,
-        attempts=[Attempt(number=number + 1, at=0, duration_ms=1) for number in range(attempts)],
-    )
-
-
 # ---- signing
 
 
@@ -62,7 +45,7 @@ def callback(body: bytes, attempts: int = 0) -> Callback:
 def test_the_official_library_accepts_what_we_sign(data: dict[str, Any], secret: str, timestamp: int) -> None:
     """Any message under any secret is verified by `standardwebhooks`, and comes out as it went in."""
     body = compose("run.completed", timestamp, data)
-    headers = headers_for(secret, callback(body), time.time())
+    headers = headers_for(secret, message(body), time.time())
     seen = Webhook(secret).verify(body, headers)
     assert (seen["type"], seen["data"]) == ("run.completed", data)
 
@@ -71,7 +54,7 @@ def test_the_official_library_accepts_what_we_sign(data: dict[str, Any], secret:
 def test_the_official_library_refuses_what_was_changed(data: dict[str, Any], secret: str, draw: st.DataObject) -> None:
     """One other byte in the body, another id, another time or another secret is refused."""
     body = compose("run.completed", 0, data)
-    headers = headers_for(secret, callback(body), time.time())
+    headers = headers_for(secret, message(body), time.time())
     place = draw.draw(st.integers(0, len(body) - 1))
     changed = body[:place] + bytes([body[place] ^ 1]) + body[place + 1 :]
     foreign = "whsec_" + base64.b64encode(b"0" * 24).decode()
@@ -99,7 +82,7 @@ def test_a_secret_that_is_no_base64_is_used_as_it_stands() -> None:
 
 def test_every_attempt_has_the_same_id_and_its_own_time() -> None:
     """The id is stable over attempts, the timestamp and the signature are of the attempt, which has its number."""
-    one, two = headers_for(WHSEC, callback(b"{}"), NOW), headers_for(WHSEC, callback(b"{}", attempts=1), NOW + 5)
+    one, two = headers_for(WHSEC, message(b"{}"), NOW), headers_for(WHSEC, message(b"{}", attempts=1), NOW + 5)
     assert one["webhook-id"] == two["webhook-id"] == "msg_7_ab"
     assert (one["webhook-attempt"], two["webhook-attempt"]) == ("1", "2")
     assert int(two["webhook-timestamp"]) - int(one["webhook-timestamp"]) == 5

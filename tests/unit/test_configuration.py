@@ -195,7 +195,8 @@ def test_all_mistakes_are_told_at_once_in_order() -> None:
 def test_a_mistake_prints_as_one_line() -> None:
     """An operator reads line, column, field and message; nothing else stands there."""
     assert (
-        str(only_mistake("app: []\n")) == "line 1, column 1: app: there is no section 'app' (sections: apps, workflows)"
+        str(only_mistake("app: []\n"))
+        == "line 1, column 1: app: there is no section 'app' (sections: apps, workflows, endpoints)"
     )
 
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.callbacks import Callback, decode_secret, headers_for
+from gateway.callbacks import decode_secret
 from gateway.hops import HEADER, UNVERIFIED, Hop, read_hop, take_over, write_hop
 from gateway.proofs import Request
+from tests.tools_endpoints import headers_for, message
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 KEY = decode_secret(SECRET)
 HOP = Hop("ses_0199aa", 3)
-CALLBACK = Callback(
-    id="msg_1", run_id=1, app_id=1, type="run.completed", url="https://x.example", body=b"{}", state="sending",
-    created_at=0, hop=HOP,
-)  # fmt: skip
+CALLBACK = message(b"{}", id="msg_1", message_id="msg_1", hop=HOP)
 
 
 def request(**changes: str) -> Request:

@@ -89,7 +89,7 @@ def test_an_input_that_the_workflow_refuses_starts_nothing() -> None:
 def test_a_direct_request_carries_what_its_body_says() -> None:
     """Task, metadata and input reach the run as they are; a name finds the workflow as well as its number."""
     body = DirectRequest(workflow_id="review", task="do", metadata={"a": [1]}, input={"commit": "x"})
-    request = start_directly(body, 7, "evt_abc", find)
+    request = start_directly(body, app(), "evt_abc", find)
     assert (request.workflow_id, request.task, request.metadata, request.input) == (
         15,
         "do",
@@ -105,10 +105,11 @@ def test_a_direct_request_carries_what_its_body_says() -> None:
         (DirectRequest(workflow_id=16, input={"commit": "x"}), "workflow_id"),
         (DirectRequest(workflow_id=15), "input"),
         (DirectRequest(workflow_id=15, input={"commit": 1}), "input.commit"),
+        (DirectRequest(workflow_id=15, input={"commit": "x"}, callback_url="https://a.example/"), "callback_url"),
     ],
 )
 def test_a_direct_request_that_can_not_run_is_refused_with_its_path(body: DirectRequest, path: str) -> None:
     """An unknown workflow and a refused input are told with the path to what is wrong."""
     with pytest.raises(Unprocessable) as caught:
-        start_directly(body, 7, "evt_1", find)
+        start_directly(body, app(), "evt_1", find)
     assert caught.value.details["path"] == path

@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from gateway.errors import NotFound
-from gateway.holdings import Resolve
 from gateway.runs import Run
+from gateway.secrets import Resolve
 from gateway.settings import Settings
 from gateway.store.lookups import read_outside
 from gateway.timelines import Delta
@@ -96,6 +96,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     cap: int
     client: Client
+    traceparent: str | None = None
     child: int | None = None
     """The run that this step started before, and that is over now."""
     start: Callable[[Child], Awaitable[int]] = _start_nothing

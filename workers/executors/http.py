@@ -13,6 +13,7 @@ import structlog
 from gateway.calls import HttpCall
 from gateway.retries import read_retry_after
 from gateway.secrets import SecretRef
+from gateway.traces import HEADER as TRACE
 from gateway.web.client import Answer, Failure
 from gateway.workflows import CompiledStep
 from workers.executors.base import Context, StepFailed
@@ -36,7 +37,7 @@ async def perform(step: CompiledStep, argument: dict[str, Any], context: Context
     answer = await context.client.request(
         str(argument["method"]).upper(),
         url,
-        headers=_headers(call, argument, context.key, keyring),
+        headers=_trace(context) | _headers(call, argument, context.key, keyring),
         body=_body(argument),
         total_timeout=context.seconds,
         cap=cap,
@@ -78,6 +79,11 @@ def _with_query(url: str, query: dict[str, Any]) -> str:
 
 def _encode(fields: dict[str, Any]) -> str:
     return urlencode({name: value for name, value in fields.items() if value is not None}, doseq=True)
+
+
+def _trace(context: Context) -> dict[str, str]:
+    """The trace that the run is part of; a header of the step's own goes before it."""
+    return {} if context.traceparent is None else {TRACE: context.traceparent}
 
 
 def _headers(call: HttpCall, argument: dict[str, Any], key: str, keyring: Keyring) -> dict[str, str]:

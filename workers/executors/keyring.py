@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import base64
 
-from gateway.holdings import Resolve
 from gateway.masks import forms_of
-from gateway.secrets import SHORTEST, SecretRef
+from gateway.secrets import SHORTEST, Resolve, SecretRef
 from workers.executors.base import StepFailed
 
 HIDDEN = "[secret]"

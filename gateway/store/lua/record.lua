@@ -16,9 +16,9 @@ local kind = take()
 
 -- A run that was retried tells of its end once more, under an id of its own.
 local function put_callback(key, id, fields)
-  redis.call('HSET', prefix .. 'callback:' .. id, 'state', 'pending', 'created_at', now, unpack(fields))
-  redis.call('ZADD', set_of('callback', 'pending'), now, id)
-  enqueue('callback', id, now)
+  -- The answer to this very call was lost, and the worker asks again: it may be on its way already.
+  if redis.call('EXISTS', prefix .. 'callback:' .. id) == 1 then return end
+  put_message(id, fields)
   local before = redis.call('HGET', key, 'callbacks')
   redis.call('HSET', key, 'callbacks', before and before .. ',' .. id or id)
 end

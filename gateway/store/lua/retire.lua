@@ -74,10 +74,11 @@ local function judge_event(id)
   return received
 end
 
--- A callback goes with its run. One whose run is gone goes by itself.
+-- A callback goes with its run. One whose run is gone goes by itself; one that is about no run (0), when it is old.
 local function judge_callback(id)
-  local state, run = fields_of(prefix .. 'callback:' .. id, 'state', 'run_id')
+  local state, run, created = fields_of(prefix .. 'callback:' .. id, 'state', 'run_id', 'created_at')
   if not state then return 'gone' end
+  if run == '0' and not (cutoff and tonumber(created) <= cutoff) then return 'stays' end
   if contains(sending, state) or redis.call('EXISTS', run_key(run)) == 1 then return 'stays' end
   return state
 end
