@@ -30,6 +30,7 @@ from gateway.management import Management
 from gateway.metrics import Metrics
 from gateway.outbox import Outbox
 from gateway.receipts import Signer
+from gateway.redelivery import Redelivery
 from gateway.replaying import Replayer
 from gateway.results import ResultLinks
 from gateway.secrets import read_master_keys
@@ -51,6 +52,7 @@ from gateway.store.refusals import Refusals, Refused
 from gateway.store.registry import Registry
 from gateway.store.scanning import Scanner
 from gateway.store.secret_uses import SecretUses
+from gateway.store.standings import Standings
 from gateway.store.uses import HEARD, Uses
 from gateway.store.waiting import Waiters
 from gateway.web import api
@@ -97,6 +99,17 @@ def master_keys(settings: Settings) -> tuple[bytes, ...]:
         message = f"{kept}: everybody on this machine may read or change it (mode {mode:04o}): `chmod 600 {kept}`"
         raise ConfigError(message)
     return read_master_keys(kept.read_text().split() or ("",))
+
+
+def new_redelivery(redis: Redis, keys: Keys, catalog: Catalog) -> Redelivery:
+    """What sends callbacks once more."""
+    return Redelivery(
+        Records(redis, keys, "callback"),
+        Reader(redis, keys),
+        Listing(redis, keys),
+        Standings(redis, keys),
+        catalog.audit,
+    )
 
 
 def spare_collector() -> None:
@@ -188,6 +201,7 @@ class House:
             listing=Listing(self._redis, keys),
             replayer=new_replayer(settings, self._registry, self._accepting, keys, catalog.audit),
             inquiry=Inquiry(reader, Refused(self._redis, keys)),
+            redelivery=new_redelivery(self._redis, keys, catalog),
             gatekeeper=Gatekeeper(self._registry, note=self._uses.note),
             repeats=Repeats(Answers(self._redis, keys, sealing)),
             max_body=settings.max_body,

@@ -1,21 +1,17 @@
-"""Callbacks: the message a finished run sends, how it is signed, and what an answer to it means. Silent."""
+"""Callbacks: the message a finished run sends, how it is signed, and what is kept of it. Silent."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import hmac
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from gateway.hops import Hop
-from gateway.retries import next_callback, read_retry_after
 from gateway.runs import iso
 
-GIVE_UP = frozenset({410})
-"""Statuses by which a receiver says that it wants no more of this. Standard Webhooks, "Deliverability"."""
 EXCERPT = 512
 
 
@@ -32,6 +28,18 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     error: str | None = None
     detail: str | None = None
     answer: str | None = None
+
+
+class Hindrance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Why a pending callback waits though it might go: `disabled`, `breaker`, `slowed`, `order` or `share`.
+
+    `behind` is the callback that goes before it.
+    """
+
+    reason: str
+    detail: str
+    until: str | None = None
+    behind: str | None = None
 
 
 class Callback(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +67,11 @@ class Callback(msgspec.Struct, frozen=True, kw_only=True):
     hop: Hop | None = None
     order: str | None = None
     traceparent: str | None = None
+    spent: int = 0
+    """How many of its attempts were made before somebody had it sent again: the schedule began anew then."""
+    reason: str | None = None
+    """Why it has failed."""
+    held: Hindrance | None = None
 
 
 class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,13 +90,6 @@ class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
     order: str | None = None
     """Messages to the same endpoint with the same key are to arrive one after the other."""
     traceparent: str | None = None
-
-
-class Verdict(msgspec.Struct, frozen=True):
-    """What follows from an attempt: `delivered`, `failed` for good, or again after `delay` seconds."""
-
-    state: str
-    delay: float | None = None
 
 
 def new_callback_id(run_id: int, noise: bytes) -> str:
@@ -119,19 +125,6 @@ def decode_secret(secret: str) -> bytes:
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except ValueError:
         return secret.encode()
-
-
-def judge(
-    status: int | None, retry_after: str | None, number: int, schedule: Sequence[float], now: float, chance: float
-) -> Verdict:
-    """What an answer to attempt `number` (from 1) means. No status: no answer came. Only 2xx is success."""
-    if status is not None and 200 <= status < 300:
-        return Verdict("delivered")
-    if status in GIVE_UP:
-        return Verdict("failed")
-    asked = None if retry_after is None else read_retry_after(retry_after, now)
-    delay = next_callback(schedule, number, chance, retry_after=asked)
-    return Verdict("failed") if delay is None else Verdict("pending", delay)
 
 
 def excerpt(body: bytes) -> str:

@@ -12,7 +12,7 @@ import msgspec
 
 from gateway.adapters import AdapterSettings
 from gateway.apps import App, read_verify, rules_of
-from gateway.callbacks import Attempt, Callback
+from gateway.callbacks import Attempt, Callback, Hindrance
 from gateway.credits import Balance
 from gateway.hooks import Hook
 from gateway.registrations import Registration
@@ -37,7 +37,11 @@ class AttemptDocument(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CallbackDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """A message to one endpoint, with each attempt to deliver it. `message_id` is the `webhook-id` it is sent with."""
+    """A message to one endpoint, with each attempt to deliver it. `message_id` is the `webhook-id` it is sent with.
+
+    `reason` is why it failed; `held` what it waits for beside its time: an endpoint that is disabled, fails or is slowed
+    down, another message with the same order key, or its turn.
+    """
 
     callback_id: str
     message_id: str
@@ -50,6 +54,8 @@ class CallbackDocument(msgspec.Struct, frozen=True, kw_only=True):
     created_at: str | None
     completed_at: str | None
     next_attempt_at: str | None
+    reason: str | None
+    held: Hindrance | None
     attempts: list[AttemptDocument]
 
 
@@ -344,6 +350,8 @@ def _callback_fields(callback: Callback, operator: bool) -> dict[str, Any]:
         "created_at": iso(callback.created_at),
         "completed_at": iso(callback.ended_at),
         "next_attempt_at": iso(callback.due_at) if callback.state == CallbackState.PENDING else None,
+        "reason": callback.reason,
+        "held": callback.held,
         "attempts": [_describe_attempt(each, operator) for each in callback.attempts],
     }
 

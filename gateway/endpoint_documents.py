@@ -10,17 +10,24 @@ from gateway.endpoints import EndpointSettings, Rate, Style
 from gateway.enlisting import Enlisted, count_live
 from gateway.runs import iso
 from gateway.secrets import SecretRef
+from gateway.standings import Standing
+
+WELL = Standing()
 
 
 class EndpointDocument(msgspec.Struct, frozen=True, kw_only=True):
     """Where messages are sent. `secrets` says where each live one is kept, never what it is; the older one of two signs
     until `overlap_until`. Times are seconds.
+
+    `status` is `active`, `slowed`, `failing` or `disabled`; `why` says why, `failing_since` when its failures in a row began.
     """
 
     id: str
     name: str
     url: str
     status: str
+    why: str | None
+    failing_since: str | None
     events: tuple[str, ...]
     filter: str | None
     style: Style
@@ -53,9 +60,9 @@ class Queued(msgspec.Struct, frozen=True, kw_only=True):
     type: str
 
 
-def describe_endpoint(endpoint: EndpointSettings, now: float) -> EndpointDocument:
+def describe_endpoint(endpoint: EndpointSettings, now: float, standing: Standing = WELL) -> EndpointDocument:
     """An endpoint's document, at this time (unix seconds)."""
-    return EndpointDocument(**_fields(endpoint, now))
+    return EndpointDocument(**_fields(endpoint, now, standing))
 
 
 def describe_new_endpoint(made: Enlisted, now: float) -> NewEndpoint:
@@ -63,13 +70,16 @@ def describe_new_endpoint(made: Enlisted, now: float) -> NewEndpoint:
     return NewEndpoint(**_fields(made.endpoint, now), secret=made.secret)
 
 
-def _fields(endpoint: EndpointSettings, now: float) -> dict[str, Any]:
+def _fields(endpoint: EndpointSettings, now: float, standing: Standing = WELL) -> dict[str, Any]:
     live = count_live(endpoint, now)
+    standing = msgspec.structs.replace(standing, by_operator=endpoint.disabled)
     return {
         "id": endpoint.id,
         "name": endpoint.name,
         "url": endpoint.url,
-        "status": "disabled" if endpoint.disabled else "active",
+        "status": standing.status,
+        "why": standing.why,
+        "failing_since": iso(standing.failing_since),
         "events": endpoint.events,
         "filter": endpoint.filter,
         "style": endpoint.style,

@@ -102,6 +102,13 @@ class _StoreCollector(Collector):
         yield _counter(
             "gateway_callback_attempts", "Attempts to deliver a callback", ["outcome"], "callbacks", figures.counts
         )
+        yield _counter(
+            "gateway_endpoints_disabled",
+            "Endpoints that were disabled by themselves",
+            ["reason"],
+            "endpoints:disabled",
+            figures.counts,
+        )
         yield from _sweep_metrics(figures)
         yield _gauge("gateway_queue_depth", "Jobs in arq's queues", "queue", figures.depths)
         yield _gauge("gateway_open_runs", "Runs that have not ended", "status", figures.open_runs)

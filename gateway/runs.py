@@ -74,6 +74,8 @@ CALLBACK_MOVES: dict[str, Move] = {
     "retry": Move((CallbackState.SENDING,), CallbackState.PENDING),
     "deliver": Move((CallbackState.SENDING,), CallbackState.DELIVERED),
     "fail": Move((CallbackState.SENDING,), CallbackState.FAILED),
+    # A person's: what waits for its next attempt goes now, what has ended goes once more.
+    "redeliver": Move((CallbackState.PENDING, CallbackState.DELIVERED, CallbackState.FAILED), CallbackState.PENDING),
 }
 
 OPEN: tuple[State, ...] = (State.PENDING, State.RUNNING, State.WAITING)

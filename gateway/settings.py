@@ -98,6 +98,14 @@ SETTINGS: tuple[Setting, ...] = (
         "GATEWAY_CALLBACK_SIZE", "20000", "bytes of a callback; what makes it larger goes by a link, good for 7 days"
     ),
     Setting("GATEWAY_CALLBACK_TIMEOUT", "15", "seconds one attempt of a callback may take in all"),
+    Setting("GATEWAY_CALLBACK_SHARE", "4", "attempts that one endpoint has at once, over all workers"),
+    Setting("GATEWAY_CALLBACK_FAILURES", "10", "failures in a row after which an endpoint is only probed now and then"),
+    Setting(
+        "GATEWAY_CALLBACK_PAUSE",
+        "30",
+        "seconds before the first probe; each one that fails doubles it, to half an hour",
+    ),
+    Setting("GATEWAY_CALLBACK_PATIENCE", "5", "days after which an endpoint that did nothing but fail is disabled"),
 )
 
 
@@ -145,6 +153,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     callback_schedule: tuple[float, ...]
     callback_size: int
     callback_timeout: float
+    callback_share: int
+    callback_failures: int
+    callback_pause: float
+    callback_patience: float
 
     @property
     def address(self) -> str:
@@ -189,6 +201,10 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "keep_runs": (0, 1e12),
     "callback_size": (2000, 26_214_400),
     "callback_timeout": (0.1, 300),
+    "callback_share": (1, 1000),
+    "callback_failures": (1, 1_000_000),
+    "callback_pause": (0.1, 86_400),
+    "callback_patience": (0.00001, 3650),
     "model_credits": (0, 1_000_000),
 }
 

@@ -153,6 +153,16 @@ async def everything(redis: Redis) -> str:
     return "".join(found)
 
 
+async def lose_lease(redis: Redis, callback_id: str, endpoint: str = "app-1") -> None:
+    """Let the time of a callback's lease be over."""
+    job = KEYS.job("callback", callback_id)
+    await redis.delete(f"arq:in-progress:{job}")
+    await redis.zadd(KEYS.queue("callback"), {job: 1})
+    await redis.zadd(KEYS.lane(endpoint), {callback_id: 1})
+    await redis.zadd(KEYS.busy(endpoint), {callback_id: 1})
+    await redis.zadd(KEYS.named("callbacks:lanes"), {endpoint: 1})
+
+
 async def all_events(redis: Redis) -> list[StoredEvent]:
     """All events, the oldest first."""
     page = await Listing(redis, KEYS).events(EventFilter(), 1000)

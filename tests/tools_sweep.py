@@ -15,6 +15,7 @@ from gateway.store.connection import Redis
 from gateway.store.reading import Reader
 from gateway.store.records import Records, Write
 from gateway.store.retention import DAY_MS, Limits, Retention
+from gateway.verdicts import Bearing
 from tests.tools import KEYS, acceptor, event_of
 from workers.archive import Archive
 from workers.retiring import Retiring
@@ -81,7 +82,7 @@ def message(run_id: int) -> Outgoing:
 
 async def deliver_all(redis: Redis) -> None:
     """Every due callback arrives."""
-    callbacks = Records(redis, KEYS, "callback")
+    callbacks = Records(redis, KEYS, "callback", bearing=Bearing(share=10_000))
     now = (await redis.time())[0] * 1000
     for item in (await callbacks.claim("worker", 60_000, 10_000)).items:
         write = Write(id=item.id, fence=item.fence, fields={"ended_at": now}, move=CALLBACK_MOVES["deliver"])

@@ -8,17 +8,20 @@ from collections.abc import Callable, Sequence
 import msgspec
 import structlog
 
-from gateway.callbacks import Attempt, Callback, Verdict, excerpt, judge
+from gateway.callbacks import Attempt, Callback, excerpt
 from gateway.outbox import Recipient, recipient_of
 from gateway.runs import CALLBACK_MOVES, CallbackState
 from gateway.store.records import ATTEMPT, Records, Write, read_callback
 from gateway.store.registry import Registry
 from gateway.styles import write_post
+from gateway.verdicts import CONTROL, Bearing, Heard, Lesson, Verdict, judge
 from gateway.web.client import Answer, Client, Failure
 from workers.dispatcher import Ending, Hold, StoreClock
 
 MOVE_OF = {CallbackState.DELIVERED: "deliver", CallbackState.FAILED: "fail", CallbackState.PENDING: "retry"}
 ANSWER_CAP = 4096
+OURS = frozenset({"no_secret", "invalid_request"})
+"""Failures that say nothing of the receiver."""
 log = structlog.get_logger()
 
 
@@ -34,6 +37,7 @@ class Courier:
         *,
         schedule: Sequence[float],
         timeout: float,
+        bearing: Bearing | None = None,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._records = records
@@ -42,23 +46,24 @@ class Courier:
         self._clock = clock
         self._schedule = schedule
         self._timeout = timeout
+        self._bearing = bearing or Bearing()
         self._chance = chance
 
     async def perform(self, hold: Hold) -> Ending:
         """Make one attempt and write it down. Dying between the two means one more delivery, with the same id."""
         callback = read_callback(hold.claimed.id, hold.claimed.fields)
+        recipient = await self._find(callback)
         number, began = len(callback.attempts) + 1, self._clock.now()
-        answer = await self._post(callback)
-        retry_after = None if isinstance(answer, Failure) else _header(answer, "retry-after")
-        status = None if isinstance(answer, Failure) else answer.status
-        verdict = judge(status, retry_after, number, self._schedule, self._clock.now() / 1000, self._chance())
+        answer = await self._post(callback, recipient)
+        schedule = self._schedule if recipient is None else recipient.endpoint.schedule or self._schedule
+        tries, now = number - callback.spent, self._clock.now() / 1000
+        verdict = judge(_heard(answer), tries, schedule, now, self._chance())
         hold.settling = True
         written = await self._write(hold, _attempt(number, began, answer), verdict)
         _log_attempt(callback, number, answer, verdict)
         return Ending.DONE if written == "ok" else Ending.LOST
 
-    async def _post(self, callback: Callback) -> Answer | Failure:
-        recipient = await self._find(callback)
+    async def _post(self, callback: Callback, recipient: Recipient | None) -> Answer | Failure:
         post = None if recipient is None else write_post(recipient.endpoint, callback, self._clock.now() / 1000)
         if recipient is None or post is None:
             problem = None if recipient is None else recipient.endpoint.problem
@@ -87,15 +92,31 @@ class Courier:
             fields["ended_at"] = self._clock.now()
         else:
             fields["due_at"] = self._clock.now() + delay
+        if verdict.reason is not None:
+            fields["reason"] = verdict.reason
         write = Write(
             id=hold.claimed.id,
             fence=hold.claimed.fence,
             fields=fields,
-            move=CALLBACK_MOVES[MOVE_OF[CallbackState(verdict.state)]],
+            move=CALLBACK_MOVES[MOVE_OF[verdict.state]],
             delay_ms=delay,
             counts=(f"callbacks:{'retry' if delay is not None else verdict.state}",),
+            lesson=self._lesson(verdict),
         )
         return await self._records.write(write)
+
+    def _lesson(self, verdict: Verdict) -> tuple[str | int, ...]:
+        if verdict.lesson is Lesson.NONE:
+            return ()
+        bearing = self._bearing
+        times = (int(seconds * 1000) for seconds in (bearing.pause, bearing.longest, bearing.patience))
+        return (verdict.lesson, int(verdict.wait * 1000), bearing.failures, *times)
+
+
+def _heard(answer: Answer | Failure) -> Heard:
+    if isinstance(answer, Failure):
+        return Heard(ours=answer.reason in OURS)
+    return Heard(status=answer.status, retry_after=_header(answer, "retry-after"), control=_header(answer, CONTROL))
 
 
 def _attempt(number: int, began: int, answer: Answer | Failure) -> Attempt:

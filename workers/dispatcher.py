@@ -87,6 +87,7 @@ class Dispatcher(Worker):
         *,
         slots: int,
         lease: float,
+        spare: int = 0,
     ) -> None:
         super().__init__(
             functions=[func(_run_elsewhere, name=records.kind)],
@@ -104,6 +105,7 @@ class Dispatcher(Worker):
         self._stop_channel = keys.named("stop")
         self._poke_channel = keys.named("poke")
         self._lease = lease
+        self._spare = spare
         self.token = f"{socket.gethostname()}:{os.getpid()}:{os.urandom(4).hex()}"
         self._holds: dict[str, Hold] = {}
         self._freed = asyncio.Event()
@@ -139,7 +141,7 @@ class Dispatcher(Worker):
 
     async def _turn(self) -> None:
         free = self.max_jobs - len(self._holds)
-        claims = await self._records.claim(self.token, int(self._lease * 1000), free)
+        claims = await self._records.claim(self.token, int(self._lease * 1000), free, spare=self._spare)
         self._clock.set(claims.now)
         if self._deaf:
             self._deaf = False

@@ -39,6 +39,7 @@ from gateway.store.retention import DAY_MS, Limits, Retention
 from gateway.store.ticking import Ticking
 from gateway.store.waiting import tell_delta
 from gateway.tasks import end_tasks
+from gateway.verdicts import Bearing
 from gateway.web.client import new_client
 from gateway.web.reconciler import Reconciler
 from workers.archive import Archive
@@ -49,6 +50,7 @@ from workers.dispatcher import Dispatcher, Ending, Hold, StoreClock
 from workers.execute import Runner
 from workers.executors.base import Models, rules_of
 from workers.family import Family
+from workers.herald import Herald
 from workers.reconcile import Reconciling
 from workers.retiring import Retiring
 from workers.silence import Silence
@@ -57,11 +59,25 @@ from workers.telling import Teller
 from workers.watchdog import Watchdog
 
 CALLBACK_SLOTS = 50
+SPARE_SLOTS = 10
+"""Of those, how many are kept for endpoints that answer."""
 NO_LIMIT = 2**53
 """The queue's limit for what runs start themselves: a full queue turns away who comes from outside."""
 STOCK_TIMEOUT = 3600
 """Seconds a stock arq worker lets a run take; and how long its lock outlives it when it is killed."""
+LONGEST_PAUSE = 1800.0
 log = structlog.get_logger()
+
+
+def bearing_of(settings: Settings) -> Bearing:
+    """How endpoints share the workers, and how their failures are borne."""
+    return Bearing(
+        share=settings.callback_share,
+        failures=settings.callback_failures,
+        pause=settings.callback_pause,
+        longest=max(LONGEST_PAUSE, settings.callback_pause),
+        patience=settings.callback_patience * DAY_MS / 1000,
+    )
 
 
 class Parts:
@@ -80,7 +96,9 @@ class Parts:
         )
         self.client = new_client(settings)
         self.runs = Records(self.redis, self.keys, "run", patience=settings.lease)
-        self.callbacks = Records(self.redis, self.keys, "callback", patience=settings.lease)
+        self.callbacks = Records(
+            self.redis, self.keys, "callback", patience=settings.lease, bearing=bearing_of(settings)
+        )
         self.clock = StoreClock()
         self.outbox = Outbox(ResultLinks(master_keys(settings), settings.address), settings.callback_size)
         reader = Reader(self.redis, self.keys)
@@ -107,9 +125,11 @@ class Parts:
             self.clock,
             schedule=settings.callback_schedule,
             timeout=settings.callback_timeout,
+            bearing=bearing_of(settings),
         )
         self.sweep = self._new_sweep(reader)
         self.silence = Silence(self.redis, self.keys, self.registry, self.outbox)
+        self.herald = Herald(self.redis, self.keys, self.registry, self.outbox)
         ticking = Ticking(self.redis, self.keys)
         self.ticker = Clock(ticking, self.registry, acceptor)
         self.chains = Chains(ticking, self.registry, reader, acceptor, max_depth=settings.max_depth)
@@ -146,7 +166,8 @@ class Parts:
 
     def loops(self) -> list[Coroutine[Any, Any, None]]:
         """What goes on beside the dispatchers, for ever."""
-        return [self.sweep.go(), self.ticker.go(), self.chains.go(), self._new_reconciling().go(), self.silence.go()]
+        watches = (self.silence.go(), self.herald.go())
+        return [self.sweep.go(), self.ticker.go(), self.chains.go(), self._new_reconciling().go(), *watches]
 
     def run_dispatcher(self) -> Dispatcher:
         return Dispatcher(
@@ -167,6 +188,7 @@ class Parts:
             self.courier.perform,
             self.clock,
             slots=CALLBACK_SLOTS,
+            spare=SPARE_SLOTS,
             lease=max(self.settings.lease, self.settings.callback_timeout + 5),
         )
 

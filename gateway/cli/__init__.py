@@ -20,6 +20,7 @@ from gateway.cli import (
     publishing,
     receipting,
     reconciling,
+    redelivering,
     rehearsing,
     replaying,
     sending,
@@ -73,6 +74,9 @@ looking.runs.command("reject")(acting.reject)
 looking.runs.command("approve-link")(acting.approve_link)
 app.add_typer(looking.runs, name="run", rich_help_panel=LOOK)
 app.add_typer(explaining.events, name="event", rich_help_panel=LOOK)
+looking.callbacks.command("redeliver")(redelivering.redeliver)
+addressing.endpoints.command("enable")(redelivering.enable)
+addressing.endpoints.command("recover")(redelivering.recover)
 app.add_typer(looking.callbacks, name="callback", rich_help_panel=LOOK)
 app.add_typer(auditing.audit, name="audit", rich_help_panel=LOOK)
 app.add_typer(receipting.receipts, name="receipt", rich_help_panel=LOOK)

@@ -11,7 +11,7 @@ import typer
 from gateway.cli.common import Json, Shard, coloured, fail, local_time, out, plainly, print_json, table, with_store
 
 endpoints = typer.Typer(
-    help="Endpoints: add, list, show, enable, disable, remove, rotate-secret, ping.", no_args_is_help=True
+    help="Endpoints: add, list, show, enable, disable, recover, remove, rotate-secret, ping.", no_args_is_help=True
 )
 Wanted = Annotated[str, typer.Argument(metavar="ENDPOINT", help="The endpoint's id or name.")]
 
@@ -58,7 +58,13 @@ def add_endpoint(
 @endpoints.command("list")
 def list_endpoints(json: Json = False) -> None:
     """All endpoints. Those that apps' own callbacks are stand with their apps."""
-    found = [_describe(each) for each in with_store(lambda shard: shard.management().endpoints())]
+
+    async def work(shard: Shard) -> list[Any]:
+        found = await shard.management().endpoints()
+        standings = await shard.redelivery().standings.read([each.id for each in found])
+        return [_describe(each, standings[each.id]) for each in found]
+
+    found = with_store(work)
     if json:
         print_json(found)
         return
@@ -72,18 +78,17 @@ def list_endpoints(json: Json = False) -> None:
 @endpoints.command("show")
 def show_endpoint(name: Wanted, json: Json = False) -> None:
     """One endpoint: what is sent to it, and how."""
-    document = _describe(with_store(lambda shard: shard.management().endpoint(name)))
+
+    async def work(shard: Shard) -> dict[str, Any]:
+        found = await shard.management().endpoint(name)
+        return _describe(found, (await shard.redelivery().standings.read([found.id]))[found.id])
+
+    document = with_store(work)
     if json:
         print_json(document)
         return
     for field, value in document.items():
         out().print(f"[dim]{field:<14}[/dim]", "–" if value in (None, [], {}) else value, markup=False)
-
-
-@endpoints.command("enable")
-def enable_endpoint(name: Wanted, json: Json = False) -> None:
-    """Send to a disabled endpoint again."""
-    _change(lambda shard: shard.management().disable_endpoint(name, disabled=False), "is enabled", json)
 
 
 @endpoints.command("disable")
@@ -156,11 +161,11 @@ def _change(work: Callable[[Shard], Coroutine[Any, Any, Any]], done: str, json: 
     out().print(f"[green]✔[/green] endpoint [bold]{document['name']}[/bold] {done}")
 
 
-def _describe(endpoint: Any) -> dict[str, Any]:
+def _describe(endpoint: Any, standing: Any = None) -> dict[str, Any]:
     from gateway.documents import plain
-    from gateway.endpoint_documents import describe_endpoint
+    from gateway.endpoint_documents import WELL, describe_endpoint
 
-    return plain(describe_endpoint(endpoint, time.time()))
+    return plain(describe_endpoint(endpoint, time.time(), standing or WELL))
 
 
 def _describe_new(made: Any) -> dict[str, Any]:

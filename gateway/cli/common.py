@@ -18,6 +18,7 @@ from gateway.errors import GatewayError
 
 if TYPE_CHECKING:
     from gateway.management import Management
+    from gateway.redelivery import Redelivery
     from gateway.store.catalog import Contents
     from gateway.store.lookups import Lookup
 
@@ -33,6 +34,8 @@ COLOURS = {
     "unknown": "magenta",
     "revoked": "red",
     "disabled": "yellow",
+    "failing": "red",
+    "slowed": "yellow",
     "expired": "yellow",
     "running": "cyan",
     "sending": "cyan",
@@ -101,6 +104,12 @@ class Shard:
         from gateway.store.lookups import Lookup
 
         return Lookup(master_keys(self.settings), contents)
+
+    def redelivery(self) -> Redelivery:
+        """What sends callbacks once more."""
+        from gateway.asgi import new_redelivery
+
+        return new_redelivery(self.redis, self.keys, self.catalog)
 
     def management(self, *, sealing: bool = False) -> Management:
         """What changes apps, hooks and tokens. `sealing` sees to it that there is a master key to keep secrets under."""

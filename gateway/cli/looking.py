@@ -24,7 +24,7 @@ workflows = typer.Typer(help="Workflows: list, show, upload, compare, roll back,
 runs = typer.Typer(
     help="Runs: list, show, tail; cancel, retry, resume, rerun, signal, approve, reject.", no_args_is_help=True
 )
-callbacks = typer.Typer(help="Callbacks: list, show.", no_args_is_help=True)
+callbacks = typer.Typer(help="Callbacks: list, show, redeliver.", no_args_is_help=True)
 
 Limit = Annotated[int, typer.Option(help="How many, the newest first.", min=1, max=1000)]
 Status = Annotated[str | None, typer.Option(help="Only those with this status.")]
@@ -152,23 +152,29 @@ async def read_whole_run(shard: Shard, run_id: int) -> dict[str, Any]:
 
 
 @callbacks.command("list")
-def list_callbacks(limit: Limit = 20, status: Status = None, json: Json = False) -> None:
-    """The callbacks that moved last."""
+def list_callbacks(
+    limit: Limit = 20,
+    status: Status = None,
+    endpoint: Annotated[str | None, typer.Option(help="Only this endpoint's, by its id.")] = None,
+    json: Json = False,
+) -> None:
+    """The callbacks that moved last, and what those wait for that could go."""
     from gateway.documents import describe_callback, plain
     from gateway.runs import CallbackState
     from gateway.store.listing import CallbackFilter
 
     _check_word(status, [str(state) for state in CallbackState])
-    page = with_store(lambda shard: shard.listing.callbacks(CallbackFilter(state=status), limit))
+    page = with_store(lambda shard: shard.listing.callbacks(CallbackFilter(state=status, endpoint=endpoint), limit))
     found = [plain(describe_callback(each.callback, operator=True)) for each in page.found]
     if json:
         print_json(found)
         return
-    rows = table("callback", "status", "type", "run", "endpoint", "attempts", "url")
+    rows = table("callback", "status", "type", "run", "endpoint", "attempts", "url", "why")
     for each in found:
         run, attempts = str(each["run_id"] or "–"), str(len(each["attempts"]))
-        status = coloured(each["status"])
-        rows.add_row(each["callback_id"], status, each["type"], run, each["endpoint"], attempts, written(each["url"]))
+        status, url = coloured(each["status"]), written(each["url"])
+        why = written(each["held"]["detail"] if each["held"] else each["reason"] or "")
+        rows.add_row(each["callback_id"], status, each["type"], run, each["endpoint"], attempts, url, why)
     out().print(rows if found else "no callbacks yet")
 
 

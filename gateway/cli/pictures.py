@@ -145,5 +145,9 @@ def draw_attempts(screen: Console, callback: dict[str, Any]) -> None:
     for each in callback["attempts"]:
         result = str(each["status"]) if each["status"] is not None else f"[red]{escape(each['error'])}[/red]"
         screen.print(f"    attempt {each['number']}  {local_time(each['at'])}  {result}  {took(each['duration_ms'])}")
+    if callback["reason"]:
+        screen.print(f"    given up: {escape(callback['reason'])}")
+    if callback["held"]:
+        screen.print(f"    held: {escape(callback['held']['detail'])}")
     if callback["next_attempt_at"]:
         screen.print(f"    next attempt {local_time(callback['next_attempt_at'])}")

@@ -29,6 +29,18 @@
     gw:{0}:callback:ID         hash    a callback: body, url, state, attempt:<n>..         until retention
     gw:{0}:callbacks:STATE     zset    ids of the callbacks in that state                  as its callbacks
     gw:{0}:callbacks:queue     zset    arq's queue of callbacks, scored by when due (ms)   while open
+    gw:{0}:callbacks:lanes     zset    endpoint ids, scored by when to look at them (ms)   while any is open
+    gw:{0}:callbacks:lane:EP   zset    ids of an endpoint's open callbacks, scored by when
+                                       due, or by the end of their lease; not those that
+                                       stand in a line                                     while any is
+    gw:{0}:callbacks:busy:EP   zset    ids of those on their way, scored by lease's end    while any is
+    gw:{0}:callbacks:line:EP:HASH  zset  ids of an endpoint's open callbacks with the same
+                                       order key, scored by their place; the first goes    while any is
+    gw:{0}:callbacks:last      string  the last place in a line that was given             for ever
+    gw:{0}:endpoint:EP         hash    how an endpoint fares: failures, breaker, pace, why
+                                       it is disabled                                      30 days after its last attempt;
+                                       while disabled, for ever
+    gw:{0}:endpoints:news      set     endpoints that were disabled, to be told of         until told
     gw:{0}:callbacks:wake      list    as runs:wake                                        consumed
     gw:{0}:event:ID            hash    a verified delivery: head, body, runs, repeats      until retention; then
                                        only its runs, while the dedupe window is open
@@ -154,6 +166,18 @@ class Keys(msgspec.Struct, frozen=True):
 
     def answer(self, digest: str) -> str:
         return f"{self.prefix}answer:{digest}"
+
+    def health(self, endpoint_id: str) -> str:
+        return f"{self.prefix}endpoint:{endpoint_id}"
+
+    def lane(self, endpoint_id: str) -> str:
+        return f"{self.prefix}callbacks:lane:{endpoint_id}"
+
+    def line(self, endpoint_id: str, digest: str) -> str:
+        return f"{self.prefix}callbacks:line:{endpoint_id}:{digest}"
+
+    def busy(self, endpoint_id: str) -> str:
+        return f"{self.prefix}callbacks:busy:{endpoint_id}"
 
     def named(self, name: str) -> str:
         """One of the keys there is only one of: `apps`, `counts`, `workers`, .."""

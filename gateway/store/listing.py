@@ -15,6 +15,7 @@ from gateway.store.connection import Redis
 from gateway.store.keys import Keys
 from gateway.store.reading import LISTED, ListedEvent, list_event
 from gateway.store.records import read_callback
+from gateway.store.standings import Standings
 
 FEWEST, MOST = 25, 100
 LOOKED_THROUGH = 2000
@@ -55,12 +56,14 @@ class EventFilter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CallbackFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which callbacks are wanted."""
+    """Which callbacks are wanted; `since`: those that moved then (ms) or later."""
 
     state: str | None = None
     run_id: int | None = None
     app_id: int | None = None
     workflow_id: int | None = None
+    endpoint: str | None = None
+    since: int | None = None
 
     def fits(self, callback: Callback, request: RunRequest | None) -> bool:
         """Whether it is wanted; `request` is what started its run, None when the run's time is over."""
@@ -68,6 +71,7 @@ class CallbackFilter(msgspec.Struct, frozen=True, kw_only=True):
             self.state in (None, callback.state)
             and self.run_id in (None, callback.run_id)
             and self.app_id in (None, callback.app_id)
+            and self.endpoint in (None, callback.endpoint)
             and (self.workflow_id is None or (request is not None and request.workflow_id == self.workflow_id))
         )
 
@@ -102,6 +106,7 @@ class Listing:
     def __init__(self, redis: Redis, keys: Keys) -> None:
         self._redis = redis
         self._keys = keys
+        self._standings = Standings(redis, keys)
 
     async def events(self, wanted: EventFilter, limit: int, below: str | None = None) -> EventPage:
         """The newest events that fit, older than the event `below`. Raises NotFound when that is not there any more."""
@@ -134,7 +139,7 @@ class Listing:
         if wanted.run_id is not None:
             return await self._of_run(wanted.run_id, limit, below, look)
         keys = [self._keys.state("callback", state) for state in ([wanted.state] if wanted.state else STATES)]
-        found, last = await self._walk(keys, below, limit, look)
+        found, last = await self._walk(keys, below, limit, look, wanted.since)
         return CallbackPage(found, last)
 
     async def _of_run(
@@ -214,7 +219,9 @@ class Listing:
 
     async def _callbacks(self, ids: Sequence[str]) -> list[Found | None]:
         hashes = await self._hashes([self._keys.callback(each) for each in ids])
-        read = [read_callback(each, fields) if fields else None for each, fields in zip(ids, hashes, strict=True)]
+        known = [read_callback(each, fields) for each, fields in zip(ids, hashes, strict=True) if fields]
+        by_id = {each.id: each for each in await self._standings.explain(known)}
+        read = [by_id.get(each) for each in ids]
         requests = await self._requests({each.run_id for each in read if each})
         return [None if each is None else Found(each, requests.get(each.run_id)) for each in read]
 

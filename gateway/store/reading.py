@@ -20,6 +20,7 @@ from gateway.store.connection import Redis
 from gateway.store.keys import Keys
 from gateway.store.records import read_callback, read_run
 from gateway.store.secret_uses import read_secret_uses
+from gateway.store.standings import Standings
 from gateway.store.uses import USED
 
 CHUNK = 100
@@ -90,6 +91,7 @@ class Reader:
     def __init__(self, redis: Redis, keys: Keys) -> None:
         self._redis = redis
         self._keys = keys
+        self._standings = Standings(redis, keys)
         # Many requests that wait wake in the same moment: they look together, over one connection.
         self._runs: Batches[str, dict[bytes, bytes]] = Batches(self._hashes, limit=CHUNK)
 
@@ -215,14 +217,16 @@ class Reader:
         if not fields:
             message = f"there is no callback {callback_id!r}"
             raise NotFound(message)
-        return read_callback(callback_id, fields)
+        (found,) = await self._standings.explain([read_callback(callback_id, fields)])
+        return found
 
     async def callbacks_of(self, run_id: int) -> list[Callback]:
         """The callbacks of one run; their ids are kept with the run."""
         raw = await self._redis.hget(self._keys.run(run_id), "callbacks")
         ids = raw.decode().split(",") if raw else []
         found = await self._hashes([self._keys.callback(each) for each in ids])
-        return [read_callback(each, fields) for each, fields in zip(ids, found, strict=True) if fields]
+        read = [read_callback(each, fields) for each, fields in zip(ids, found, strict=True) if fields]
+        return await self._standings.explain(read)
 
     async def event(self, event_id: str) -> StoredEvent:
         """One event with its bytes as received. Raises NotFound."""

@@ -32,6 +32,7 @@ from gateway.store import scripts
 from gateway.store.batches import Batches
 from gateway.store.connection import Redis
 from gateway.store.keys import Keys
+from gateway.verdicts import Bearing
 
 Kind = Literal["run", "callback"]
 CLAIM: dict[str, Move] = {"run": MOVES["claim"], "callback": CALLBACK_MOVES["claim"]}
@@ -88,24 +89,38 @@ class Write(msgspec.Struct, frozen=True, kw_only=True):
     callbacks: tuple[Outgoing, ...] = ()
     pokes: tuple[int | str, ...] = ()
     """Runs to poke; of an event, the runs that it started, if it did."""
+    lesson: tuple[str | int, ...] = ()
+    """What an attempt told of a callback's endpoint, as lua/health.lua takes it."""
 
 
 class Records:
     """The runs, or the callbacks, of one shard."""
 
-    def __init__(self, redis: Redis, keys: Keys, kind: Kind, *, patience: float = 10.0) -> None:
+    def __init__(
+        self, redis: Redis, keys: Keys, kind: Kind, *, patience: float = 10.0, bearing: Bearing | None = None
+    ) -> None:
         self.kind = kind
+        self._bearing = bearing or Bearing()
         self._redis = redis
         self._keys = keys
         self._patience = patience
         self._staying = ("running",) if kind == "run" else ("sending",)
         self._batches: Batches[Write, str] = Batches(self._write_batch, limit=128)
 
-    async def claim(self, token: str, lease_ms: int, count: int, *, job_id: str = "") -> Claims:
-        """Take up to `count` due records on a lease; or the very one whose job a stock arq worker holds."""
+    async def claim(self, token: str, lease_ms: int, count: int, *, job_id: str = "", spare: int = 0) -> Claims:
+        """Take up to `count` due records on a lease; or the very one whose job a stock arq worker holds.
+
+        Of callbacks, as many from each endpoint as its share is; `spare` slots are left to endpoints that answer.
+        """
         move = CLAIM[self.kind]
-        arguments = (self.kind, token, lease_ms, count, *scripts.counted(move.sources), move.target, job_id)
-        now, due, later, *items = await scripts.call(self._redis, "claim", self._keys.prefix, *arguments)
+        states = (*scripts.counted(move.sources), move.target)
+        if self.kind == "callback":
+            arguments = (token, lease_ms, count, spare, self._bearing.share, self._bearing.failures, *states)
+            found = await scripts.call(self._redis, "deal", self._keys.prefix, *arguments)
+        else:
+            arguments = (token, lease_ms, count, *states, job_id)
+            found = await scripts.call(self._redis, "claim", self._keys.prefix, *arguments)
+        now, due, later, *items = found
         return Claims(
             int(now), int(due), None if int(later) < 0 else int(later), tuple(_read_claimed(item) for item in items)
         )
@@ -174,7 +189,7 @@ class Records:
         ]
         for callback in write.callbacks:
             arguments += outgoing_arguments(callback)
-        return arguments + scripts.counted(write.pokes)
+        return arguments + scripts.counted(write.pokes) + scripts.counted(write.lesson)
 
 
 def _or_nothing(number: int | None) -> int | str:
@@ -298,6 +313,8 @@ def read_callback(callback_id: str, fields: Mapping[bytes, bytes]) -> Callback:
         hop=Hop(fields[b"root"].decode(), int(fields[b"depth"])) if b"root" in fields else None,
         order=_text(fields, b"order"),
         traceparent=_text(fields, b"traceparent"),
+        spent=int(fields.get(b"spent", 0)),
+        reason=_text(fields, b"reason"),
     )
 
 

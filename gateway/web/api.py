@@ -12,6 +12,7 @@ from gateway.web.api_callbacks import CALLBACKS
 from gateway.web.api_endpoints import ENDPOINTS
 from gateway.web.api_events import EVENTS
 from gateway.web.api_hooks import HOOKS
+from gateway.web.api_redeliveries import REDELIVERIES
 from gateway.web.api_replays import REPLAYS
 from gateway.web.api_runs import RUNS
 from gateway.web.api_secrets import SECRETS
@@ -35,6 +36,7 @@ API = Dialect(
         *STEERING,
         *REPLAYS,
         *EVENTS,
+        *REDELIVERIES,
         *CALLBACKS,
         *WORKFLOWS,
         *APPS,

@@ -11,10 +11,18 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from gateway.endpoint_documents import EndpointDocument, NewEndpoint, Queued, describe_endpoint, describe_new_endpoint
+from gateway.endpoint_documents import (
+    WELL,
+    EndpointDocument,
+    NewEndpoint,
+    Queued,
+    describe_endpoint,
+    describe_new_endpoint,
+)
 from gateway.endpoints import NAME, EndpointSettings, Event, Rate, Style
 from gateway.enlisting import EndpointWish
 from gateway.registrations import LONGEST_OVERLAP, OVERLAP
+from gateway.standings import Standing
 from gateway.web.endpoints import Answer, Call
 from gateway.web.endpoints import Endpoint as Row
 
@@ -58,12 +66,14 @@ class EndpointPage(msgspec.Struct, frozen=True):
 
 async def list_endpoints(call: Call) -> Answer:
     """All endpoints."""
-    return 200, EndpointPage([_describe(each) for each in await call.management.endpoints()])
+    found = await call.management.endpoints()
+    standings = await call.redelivery.standings.read([each.id for each in found])
+    return 200, EndpointPage([_describe(each, standings[each.id]) for each in found])
 
 
 async def show_endpoint(call: Call) -> Answer:
-    """One endpoint, by id or name."""
-    return 200, _describe(await call.management.endpoint(call.path["endpoint"]))
+    """One endpoint, by id or name, and how it fares."""
+    return 200, await _show(call)
 
 
 async def add_endpoint(call: Call) -> Answer:
@@ -84,7 +94,8 @@ async def disable_endpoint(call: Call) -> Answer:
 
 async def enable_endpoint(call: Call) -> Answer:
     """Send to a disabled endpoint again."""
-    return 200, _describe(await call.management.disable_endpoint(call.path["endpoint"], disabled=False))
+    await call.redelivery.enable(call.path["endpoint"], call.management)
+    return 200, await _show(call)
 
 
 async def rotate_endpoint_secret(call: Call) -> Answer:
@@ -105,8 +116,13 @@ async def ping_endpoint(call: Call) -> Answer:
     return 202, Queued(callback_id=made.id, message_id=made.message_id, type=made.type)
 
 
-def _describe(endpoint: EndpointSettings) -> EndpointDocument:
-    return describe_endpoint(endpoint, time.time())
+async def _show(call: Call) -> EndpointDocument:
+    endpoint = await call.management.endpoint(call.path["endpoint"])
+    return _describe(endpoint, (await call.redelivery.standings.read([endpoint.id]))[endpoint.id])
+
+
+def _describe(endpoint: EndpointSettings, standing: Standing = WELL) -> EndpointDocument:
+    return describe_endpoint(endpoint, time.time(), standing)
 
 
 ROOT = "/api/v1/endpoints"

@@ -23,6 +23,7 @@ from gateway.errors import BadRequest, GatewayError, MethodNotAllowed, NotFound,
 from gateway.hooks import is_hook_id
 from gateway.inquiries import Inquiry
 from gateway.management import Management
+from gateway.redelivery import Redelivery
 from gateway.replaying import Replayer
 from gateway.runs import Run
 from gateway.store.connection import MISTAKES
@@ -66,6 +67,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     listing: Listing
     replayer: Replayer
     inquiry: Inquiry
+    redelivery: Redelivery
     headers: Headers = ()
     receive: Receive | None = None
 
@@ -192,6 +194,7 @@ class Parts(msgspec.Struct, frozen=True):
     listing: Listing
     replayer: Replayer
     inquiry: Inquiry
+    redelivery: Redelivery
     gatekeeper: Gatekeeper
     repeats: Repeats
     max_body: int
@@ -273,6 +276,7 @@ class Desk:
             listing=self._parts.listing,
             replayer=self._parts.replayer,
             inquiry=self._parts.inquiry,
+            redelivery=self._parts.redelivery,
             headers=scope["headers"],
             receive=receive,
         )

@@ -190,3 +190,33 @@ def test_check_says_where_an_endpoint_leads_inside(calm: Machine, tmp_path: Path
     )
     file.write_text(text.replace("HOST", "nobody.invalid"))
     assert calm.run("check", str(file)).returncode == 0
+
+
+def test_callbacks_and_endpoints_come_back_by_command(calm: Machine, listener: Listener) -> None:
+    """Redelivered, one by its id or all that fit, a message comes again under its id; enable and recover take `app-42`."""
+    calm.start_run(order("again", 16), "again")
+    (first,) = until(lambda: listener.about("again"), "the callback")
+    (found,) = until(
+        lambda: [
+            each for each in calm.json("callback", "list", "--status", "delivered") if each["run_id"] == first["run"]
+        ],
+        "its record",
+    )
+    (again,) = calm.json("callback", "redeliver", found["callback_id"])
+    assert (again["callback_id"], again["endpoint"]) == (first["id"], "app-42")
+    until(lambda: len(listener.about("again")) == 2, "the second delivery")
+    until(lambda: calm.json("callback", "show", first["id"])["status"] == "delivered", "its record")
+    some = calm.json("callback", "redeliver", "--endpoint", "app-42", "--since", "1h", "--status", "delivered")
+    assert first["id"] in some["callback_ids"]
+    until(lambda: len(listener.about("again")) == 3, "the third delivery")
+    assert {line["id"] for line in listener.about("again")} == {first["id"]}
+    assert calm.json("endpoint", "enable", "app-42")["endpoint_id"] == "app-42"
+    assert calm.json("endpoint", "recover", "app-42", "--since", "1h") == {"callback_ids": [], "more": False}
+    for argv, code, word in (
+        (["callback", "redeliver"], 2, "--since"),
+        (["callback", "redeliver", "msg_0_no"], 1, "no callback"),
+        (["callback", "redeliver", "--since", "soon"], 2, "--since"),
+        (["endpoint", "recover", "nobody", "--since", "2h"], 1, "nobody"),
+    ):
+        done = calm.run(*argv)
+        assert (done.returncode, word in done.stderr) == (code, True), done

@@ -139,19 +139,24 @@ def test_an_endpoint_is_stopped_started_and_removed(store: str, tmp_path: Path) 
 
 
 def test_a_file_s_endpoint_is_only_looked_at(store: str, tmp_path: Path) -> None:
-    """Each write to what gateway.yaml manages is a 409 that names the file."""
+    """Each write to what gateway.yaml manages is a 409 that names the file; enabled it may be where we disabled it."""
 
     async def story() -> None:
         async with serving(store, tmp_path, worker=False) as api:
             await publish(api.redis, FILE + NAMED)
             before = (await api.get(ROOT)).json()
             assert [each["managed_by"] for each in before["data"]] == ["file"]
-            words = ("disable", "enable", "rotate-secret", "revoke-secret")
+            words = ("disable", "rotate-secret", "revoke-secret")
             answers = [await api.post(f"{ROOT}/filed/{word}") for word in words]
             answers += [await api.call("DELETE", f"{ROOT}/filed")]
             for answer in answers:
                 assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
                 assert "gateway.yaml" in answer.json()["detail"]
+            assert (await api.get(ROOT)).json() == before
+            await api.redis.hset(KEYS.health(before["data"][0]["id"]), "disabled", "gone")
+            shown = (await api.get(f"{ROOT}/filed")).json()
+            assert (shown["status"], shown["why"]) == ("disabled", "it answered 410 Gone")
+            assert (await api.post(f"{ROOT}/filed/enable")).json()["status"] == "active"
             assert (await api.get(ROOT)).json() == before
 
     tell(story())

@@ -82,6 +82,10 @@ ROUTES: dict[str, Touch] = {
     "GET /api/v1/events/{event_id}/capture": Touch("/api/v1/events/{event}/capture", narrows=True),
     "GET /api/v1/callbacks": Touch("/api/v1/callbacks", listed=True),
     "GET /api/v1/callbacks/{callback_id}": Touch("/api/v1/callbacks/{callback}", narrows=True),
+    "POST /api/v1/callbacks/{callback_id}/redeliver": Touch("/api/v1/callbacks/{callback}/redeliver", narrows=True),
+    "POST /api/v1/callbacks/redeliver": Touch(
+        "/api/v1/callbacks/redeliver", {"since": "0", "status": "pending"}, listed=True
+    ),
     "GET /api/v1/workflows": Touch("/api/v1/workflows", listed=True),
     "GET /api/v1/workflows/{name}": Touch("/api/v1/workflows/greet", narrows=True),
     "POST /api/v1/workflows": Touch("/api/v1/workflows", FRESH, narrows=True),
@@ -107,6 +111,7 @@ ROUTES: dict[str, Touch] = {
     "DELETE /api/v1/endpoints/{endpoint}": Touch("/api/v1/endpoints/{made_endpoint}"),
     "POST /api/v1/endpoints/{endpoint}/disable": Touch("/api/v1/endpoints/{made_endpoint}/disable"),
     "POST /api/v1/endpoints/{endpoint}/enable": Touch("/api/v1/endpoints/{made_endpoint}/enable"),
+    "POST /api/v1/endpoints/{endpoint}/recover": Touch("/api/v1/endpoints/{made_endpoint}/recover", {"since": "0"}),
     "POST /api/v1/endpoints/{endpoint}/rotate-secret": Touch("/api/v1/endpoints/{made_endpoint}/rotate-secret"),
     "POST /api/v1/endpoints/{endpoint}/revoke-secret": Touch("/api/v1/endpoints/{rotated_endpoint}/revoke-secret"),
     "POST /api/v1/endpoints/{endpoint}/ping": Touch("/api/v1/endpoints/{made_endpoint}/ping"),

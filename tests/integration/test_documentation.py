@@ -39,6 +39,8 @@ BEYOND_SCHEMAS = {
     "POST /api/v1/events/replay",
     "POST /api/v1/endpoints",
     "POST /api/v1/trigger",
+    "POST /api/v1/callbacks/redeliver",
+    "POST /api/v1/endpoints/{endpoint}/recover",
 }
 """Where 400 or 422 is right for what a JSON Schema can't tell: no definition or graph, 1.0, a version that isn't there, a
 callback's URL that leads inside, or that no app allows.

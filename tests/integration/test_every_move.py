@@ -17,7 +17,7 @@ from gateway.runs import CALLBACK_MOVES, MOVES, OPEN, CallbackState, Move, RunRe
 from gateway.store.connection import Redis
 from gateway.store.records import Kind, Records, Write
 from tests.integration.test_engine import Room, flow, room
-from tests.tools import KEYS, acceptor, connected, event_of, tell
+from tests.tools import KEYS, acceptor, connected, event_of, lose_lease, tell
 
 REQUEST = RunRequest(workflow_id=1, workflow="w", digest="d", session_id="ses")
 MESSAGE = Outgoing(id="msg_1_a", run_id=1, app_id=1, type="run.completed", url="https://x.example", body=b"{}")
@@ -36,7 +36,7 @@ CALLBACK_WAYS = {
     "delivered": ("claim", "deliver"),
     "failed": ("claim", "fail"),
 }
-DELAYED = {"park": 0, "retry": 0}
+DELAYED = {"park": 0, "retry": 0, "redeliver": 0}
 ITEM = {"run": "1", "callback": MESSAGE.id}
 MOVES_OF: dict[str, dict[str, Move]] = {"run": MOVES, "callback": CALLBACK_MOVES}
 OPEN_STATES = {"run": set(OPEN), "callback": {"pending", "sending"}}
@@ -102,6 +102,11 @@ class Place:
         assert queued == (state in OPEN_STATES[self.kind])
         assert await self.redis.exists(f"arq:job:{job}") == queued
         assert bool(await self.redis.exists(f"arq:in-progress:{job}")) == (state == BUSY[self.kind])
+        if self.kind == "callback":
+            lane = await self.redis.zscore(KEYS.lane("app-1"), MESSAGE.id)
+            busy = await self.redis.zscore(KEYS.busy("app-1"), MESSAGE.id)
+            assert ((lane is not None), (busy is not None)) == (state in OPEN_STATES["callback"], state == "sending")
+            assert not queued or lane == await self.redis.zscore(KEYS.queue("callback"), job)
 
     async def _is_in(self, state: str) -> bool:
         return await self.redis.zscore(KEYS.state(self.kind, state), ITEM[self.kind]) is not None
@@ -166,6 +171,8 @@ def test_a_claim_takes_what_is_open_and_due(store: str, kind: str, state: str) -
             assert await place.move("claim") == "nothing"  # it is held
             await place.redis.delete(f"arq:in-progress:{job}")
             await place.redis.zadd(queue, {job: 1})
+            if kind == "callback":
+                await lose_lease(place.redis, MESSAGE.id)
         ended, before, fence = state not in OPEN_STATES[kind], await place.snapshot(), place.fence or 0
         if ended:
             await place.redis.zadd(queue, {job: 1})  # as a stock tool might put it there

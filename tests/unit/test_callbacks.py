@@ -1,4 +1,4 @@
-"""Callbacks: signed as the official library wants it, judged by what the receiver answered."""
+"""Callbacks: signed as the official library wants it, and what is kept of an answer."""
 
 from __future__ import annotations
 
@@ -14,20 +14,15 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from gateway.callbacks import (
     EXCERPT,
-    Verdict,
     compose,
     decode_secret,
     excerpt,
-    judge,
     new_callback_id,
     sign,
 )
-from gateway.retries import CALLBACK_SCHEDULE
 from tests.tools_endpoints import WHSEC, headers_for, message
 
 NOW = 1_750_000_000.0
-SCHEDULE = (0, 5, 300)
-MIDDLE = 0.5
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=20),
@@ -102,55 +97,6 @@ def test_the_message_is_the_envelope_of_the_standard() -> None:
 def test_a_callback_id_has_the_run_and_noise() -> None:
     """Two callbacks of one run differ, and an id has no character that a header or a URL could not hold."""
     assert new_callback_id(238, b"\x00\xff") == "msg_238_00ff"
-
-
-# ---- judging
-
-
-@pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
-def test_any_2xx_is_delivered(status: int) -> None:
-    """A 2xx ends it, whatever Retry-After says."""
-    assert judge(status, "60", 1, SCHEDULE, NOW, MIDDLE) == Verdict("delivered")
-
-
-@pytest.mark.parametrize("status", [None, 199, 300, 301, 308, 400, 401, 404, 408, 409, 429, 500, 503])
-def test_anything_else_is_tried_again_on_the_schedule(status: int | None) -> None:
-    """No answer, a redirect and every error wait as the schedule says, and after its last try it has failed."""
-    assert judge(status, None, 1, SCHEDULE, NOW, MIDDLE) == Verdict("pending", 5)
-    assert judge(status, None, 2, SCHEDULE, NOW, MIDDLE) == Verdict("pending", 300)
-    assert judge(status, None, 3, SCHEDULE, NOW, MIDDLE) == Verdict("failed")
-
-
-def test_410_gives_up_at_once() -> None:
-    """A receiver that is gone for good is not asked again."""
-    assert judge(410, None, 1, SCHEDULE, NOW, MIDDLE) == Verdict("failed")
-
-
-@pytest.mark.parametrize(
-    ("retry_after", "delay"),
-    [("60", 60), ("1", 5), ("99999", 3600), ("soon", 5), ("Wed, 21 Oct 2015 07:28:00 GMT", 5), ("", 5)],
-)
-def test_retry_after_lengthens_the_wait_and_never_shortens_it(retry_after: str, delay: float) -> None:
-    """What the receiver asks for counts up to an hour, and not below the schedule; nonsense does not count."""
-    assert judge(503, retry_after, 1, SCHEDULE, NOW, MIDDLE) == Verdict("pending", delay)
-
-
-def test_the_standard_schedule_tries_ten_times_over_three_days() -> None:
-    """Ten attempts, the first at once, over a bit more than 75 hours."""
-    delays, number = [], 1
-    while (verdict := judge(500, None, number, CALLBACK_SCHEDULE, NOW, MIDDLE)).delay is not None:
-        delays.append(verdict.delay)
-        number += 1
-    assert (number, CALLBACK_SCHEDULE[0]) == (10, 0)
-    assert 75 * 3600 < sum(delays) < 76 * 3600
-
-
-@given(st.integers(100, 599), st.integers(1, 12), st.floats(0, 1, exclude_max=True))
-def test_every_attempt_has_one_of_three_ends(status: int, number: int, chance: float) -> None:
-    """An attempt is delivered, failed for good, or tried again after a wait that is never negative."""
-    verdict = judge(status, None, number, CALLBACK_SCHEDULE, NOW, chance)
-    assert (verdict.state == "pending") == (verdict.delay is not None)
-    assert verdict.delay is None or verdict.delay >= 0
 
 
 # ---- what is kept of an answer

@@ -48,6 +48,9 @@ CALLBACK_TABLE = {
     ("claim", "pending"): "sending",
     ("claim", "sending"): "sending",
     ("retry", "sending"): "pending",
+    ("redeliver", "pending"): "pending",
+    ("redeliver", "delivered"): "pending",
+    ("redeliver", "failed"): "pending",
     ("deliver", "sending"): "delivered",
     ("fail", "sending"): "failed",
 }

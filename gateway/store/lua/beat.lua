@@ -10,6 +10,7 @@ for _, id in ipairs(ids) do
   if redis.call('GET', 'arq:in-progress:' .. job) == token then
     redis.call('PEXPIRE', 'arq:in-progress:' .. job, lease)
     redis.call('ZADD', queue_of(kind), 'XX', now + lease, job)
+    if kind == 'callback' then lease_lane(id, lease) end
   else
     lost[#lost + 1] = id
   end

@@ -1,11 +1,12 @@
--- Give a worker up to n due jobs of one kind, each with a lease and a new fence. Also how a worker is seen alive.
+-- Give a worker up to n due runs, each with a lease and a new fence. Also how a worker is seen alive.
 --
 -- KEYS[1]  prefix
--- ARGV     kind (run | callback), worker's token, lease (ms), n, states a claim may start from (n, states..), state
+-- ARGV     worker's token, lease (ms), n, states a claim may start from (n, states..), state
 --          after the claim, job id ('' = whatever is due; else this very job, which a stock arq worker holds)
 -- Answers  {now (ms), how many are still due, ms until the next is due (-1: none waits), item..}, an item is
 --          {id, state before, fence, now, field, value, ..}. For a very job, the ms until that job is due.
-local kind, token, lease, n, sources, target, wanted = take(), take(), tonumber(take()), take(), take_list(), take(), take()
+local token, lease, n, sources, target, wanted = take(), tonumber(take()), take(), take_list(), take(), take()
+local kind = 'run'
 local queue = queue_of(kind)
 
 -- A stock arq worker leaves the jobs it holds at the head of the queue; put them out of the way for a lease.
@@ -59,7 +60,7 @@ local function claim(job)
   if flow and not may_begin(id, key, state, flow) then return nil end
   local fence = redis.call('HINCRBY', key, 'fence', 1)
   local lost = state == target and redis.call('HINCRBY', key, 'lost', 1) or 0
-  if lost > 1 and kind == 'run' and wanted == '' then return set_apart(job, id, key, lost) end
+  if lost > 1 and wanted == '' then return set_apart(job, id, key, lost) end
   if wanted == '' then lease_to(job) end
   redis.call('HSETNX', key, 'started_at', now)
   redis.call('HSET', key, 'state', target)
@@ -74,8 +75,7 @@ end
 -- Runs that are to begin have a turn, those that go on a time (flow.lua): one of each, so that neither waits for all
 -- of the other.
 local function due_jobs()
-  local resumed = redis.call('ZRANGE', queue, kind == 'run' and TIMES or '-inf', now, 'BYSCORE', 'LIMIT', 0, n)
-  if kind ~= 'run' then return resumed end
+  local resumed = redis.call('ZRANGE', queue, TIMES, now, 'BYSCORE', 'LIMIT', 0, n)
   local fresh = redis.call('ZRANGE', queue, '-inf', '(' .. TIMES, 'BYSCORE', 'LIMIT', 0, n)
   if #resumed == 0 then return fresh end
   local jobs = {}

@@ -10,7 +10,8 @@
 --          pokes it knows of ('' = none: else, when there were more since, it is due again at once),
 --          counts to raise (n, names..),
 --          callbacks for the outbox (n, then each: id, fields (n, name, value, ..)),
---          runs to poke (n, ids.., or ids of events: the runs that they started)
+--          runs to poke (n, ids.., or ids of events: the runs that they started),
+--          what an attempt told of its endpoint (n, as health.lua says)
 -- Answers  one word an item: 'ok', 'fenced' (a newer claim exists), 'gone' (no such record), or the state that refused
 local kind = take()
 
@@ -77,8 +78,15 @@ local function read_item()
   local item = {id = take(), fence = take(), fields = take_list(), target = take(), sources = take_list()}
   item.drops, item.delay, item.known, item.counts, item.callbacks = take_list(), take(), take(), take_list(), {}
   for i = 1, tonumber(take()) do item.callbacks[i] = {take(), take_list()} end
-  item.pokes = take_list()
+  item.pokes, item.lesson = take_list(), take_list()
   return item
+end
+
+-- A callback that moved has another place in its endpoint's lane, or none.
+local function arrange(item)
+  if item.delay ~= '' then return join(item.id, now + item.delay) end
+  local endpoint, order = address_of(item.id)
+  leave_lane(item.id, endpoint, order)
 end
 
 local function write(item)
@@ -97,6 +105,8 @@ local function write(item)
   end
   set_fields(key, item.fields)
   if #item.drops > 0 then redis.call('HDEL', key, unpack(item.drops)) end
+  if #item.lesson > 0 then learn(address_of(item.id), item.lesson) end
+  if kind == 'callback' and item.target ~= '' then arrange(item) end
   if kind == 'run' and item.target ~= '' and item.delay == '' then
     settle_credits(key)
     item.heard = remember_listeners(item.id, key)

@@ -10,6 +10,7 @@ for _, id in ipairs(ids) do
   if redis.call('GET', 'arq:in-progress:' .. job) == token then
     redis.call('DEL', 'arq:in-progress:' .. job)
     redis.call('ZADD', queue_of(kind), 'XX', now, job)
+    if kind == 'callback' then join(id, now) end
     -- A stop is no crash: the next claim finds the item `running` and would count a lost worker.
     redis.call('HINCRBY', prefix .. kind .. ':' .. id, 'lost', -1)
     released = released + 1

@@ -56,13 +56,35 @@ local function put_right(id, found)
   if found then redis.call('ZADD', set_of(kind, found), 'NX', score_of(kind, id), id) end
 end
 
+-- A callback that has a job and no place in its endpoint's lane, nor in the line before it; or whose lane is forgotten.
+local function keep_lane(id)
+  local endpoint, order = address_of(id)
+  local due = redis.call('ZSCORE', queue_of(kind), job_of(kind, id))
+  local place = redis.call('ZSCORE', lane_of(endpoint), id)
+  if not place and order then
+    local first = redis.call('ZRANGE', line_of(endpoint, order), 0, 0)[1]
+    if first and first ~= id and redis.call('ZSCORE', line_of(endpoint, order), id) then
+      if redis.call('EXISTS', message_key(first)) == 1 then return 0 end
+      advance(endpoint, line_of(endpoint, order))
+      return 1
+    end
+  end
+  if not place then
+    join(id, tonumber(due))
+    return 1
+  end
+  stir(endpoint, tonumber(place))
+  return 0
+end
+
 local function look_after(id, text)
   local job = job_of(kind, id)
   local queued = redis.call('ZSCORE', queue_of(kind), job)
   local missing = not queued or redis.call('EXISTS', 'arq:job:' .. job) == 0
   local begun = kind == 'run' and state ~= 'pending'
   if text and (state == 'running' or (begun and queued)) then keep_place(id, text) end
-  return missing and mend(id, text, queued) or 0
+  local mended = missing and mend(id, text, queued) or 0
+  return kind == 'callback' and math.max(mended, keep_lane(id)) or mended
 end
 
 local ids = redis.call('ZRANGE', set_of(kind, state), offset, offset + size - 1)

@@ -22,12 +22,18 @@ local function is_surplus(id)
   return newer >= keep
 end
 
+-- A message that is to be sent; not one that waits until somebody enables its endpoint, which may be never.
+local function is_under_way(id)
+  local state = fields_of(prefix .. 'callback:' .. id, 'state')
+  if not state or not contains(sending, state) then return false end
+  return state ~= 'pending' or not is_disabled((address_of(id)))
+end
+
 -- What follows from its end is not stored yet; or a message of it is not delivered; or the run that waits for it is open.
 local function is_needed(id, callbacks, request)
   if redis.call('ZSCORE', prefix .. 'runs:chaining', id) then return true end
   for each in string.gmatch(callbacks or '', '[^,]+') do
-    local state = fields_of(prefix .. 'callback:' .. each, 'state')
-    if state and contains(sending, state) then return true end
+    if is_under_way(each) then return true end
   end
   -- A caller's own input may look the same: then the run stays a while longer, no more.
   for parent in string.gmatch(request, '"parent":{"run_id":(%d+)') do
@@ -109,8 +115,12 @@ local function remove_keys(kind_of, id)
 end
 
 local function remove_callback(id)
+  local endpoint, order = address_of(id)
+  leave_lane(id, endpoint, order)
   remove_keys('callback', id)
-  for _, state in ipairs(sent) do unlist(set_of('callback', state), id) end
+  for _, states in ipairs({sending, sent}) do
+    for _, state in ipairs(states) do unlist(set_of('callback', state), id) end
+  end
 end
 
 -- The same delivery, or the same call, may come again: while the dedupe window is open, what it started is remembered.
