@@ -12,12 +12,14 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
+import httpcore2
 import msgspec
 
 from gateway.runs import StepRecord
 from gateway.store.accepting import Acceptor
 from gateway.store.records import STEP, Records, Write
 from gateway.web.client import Client
+from gateway.web.tunnel import PinnedNetwork
 from workers import attempts
 from workers.family import Family
 
@@ -57,6 +59,8 @@ def states_in(write: Write) -> set[str]:
     return {str(msgspec.json.decode(value, type=StepRecord).state) for value in found if isinstance(value, bytes)}
 
 
+COURIER = ("outbox", "dialled", "answered", "sent", "told")
+"""The points of one attempt at a callback."""
 WORKER: dict[str, Callable[[], None]] = {
     "claim": lambda: end_after(Records, "claim", claimed("run")),
     "intent": lambda: end_after(
@@ -71,7 +75,11 @@ WORKER: dict[str, Callable[[], None]] = {
     # Of the run that tells somebody of its end, not of the one that a step had started.
     "finish": lambda: end_after(Records, "write", wrote(lambda write, _: write.callbacks)),
     "outbox": lambda: end_after(Records, "claim", claimed("callback")),
+    # Of one attempt: connected and nothing said; the answer's head read; the answer whole; written down.
+    "dialled": lambda: end_after(PinnedNetwork, "connect_tcp"),
+    "answered": lambda: end_after(httpcore2.AsyncHTTPConnection, "handle_async_request"),
     "sent": lambda: end_after(Client, "request"),
+    "told": lambda: end_after(Records, "write", lambda _, records, __: records.kind == "callback"),
 }
 RECEIVER: dict[str, Callable[[], None]] = {"accept": lambda: end_after(Acceptor, "store")}
 

@@ -78,22 +78,22 @@ class Field:
     def try_point(self, point: str) -> Outcome:
         """Let a process end at this point of a run's way, and another take over."""
         self._order_from_dying_receiver(point) if point in RECEIVER else self._order_for_dying_worker(point)
-        with self._process("workers"):
+        with self.process("workers"):
             run_id = self.machine.start_run(order(point, 20), point)
             run = self.machine.wait_run(run_id)
-            until(self._told_all, "the callback")
+            until(self.told_all, "the callback")
             return self._tell(point, run)
 
     def _order_for_dying_worker(self, point: str) -> None:
         self.machine.start_run(order(point, 20), point)
-        with self._process("tests.faults.dying", point) as worker:
+        with self.process("tests.faults.dying", point) as worker:
             assert until(lambda: worker.poll() is not None and worker.returncode, f"an end at {point}") == CODE
 
     def _order_from_dying_receiver(self, point: str) -> None:
         """The order's sender gets no answer; it will come again."""
         port, body = free_port(), order(point, 20)
         url = f"http://127.0.0.1:{port}"
-        with self._process("tests.faults.dying", point, GATEWAY_PORT=str(port)) as receiver:
+        with self.process("tests.faults.dying", point, GATEWAY_PORT=str(port)) as receiver:
             until(lambda: answers(f"{url}/livez") or receiver.poll() is not None, "the receiver")
             with suppress(OSError, http.client.HTTPException):
                 headers = orqo_headers(body) | {"Idempotency-Key": point}
@@ -102,7 +102,7 @@ class Field:
             assert until(lambda: receiver.poll() is not None and receiver.returncode, f"an end at {point}") == CODE
 
     @contextmanager
-    def _process(self, module: str, *argv: str, **environ: str) -> Iterator[subprocess.Popen[bytes]]:
+    def process(self, module: str, *argv: str, **environ: str) -> Iterator[subprocess.Popen[bytes]]:
         command = [sys.executable, "-m", module, *argv]
         given = self.machine.environ | {"PYTHONPATH": str(ROOT)} | environ
         with self.machine.log.open("ab") as log:
@@ -113,7 +113,7 @@ class Field:
             process.terminate()
             process.wait()
 
-    def _told_all(self) -> bool:
+    def told_all(self) -> bool:
         """Whether no callback is under way any more, in the store's own words."""
         with redis.Redis.from_url(self.machine.store_url) as store:
             return not any(store.exists(KEYS.state("callback", state)) for state in ("pending", "sending"))
