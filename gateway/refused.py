@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 
 from gateway.apps import LiveApp
+from gateway.challenges import Offer
 from gateway.errors import GatewayError
 from gateway.events import Decision, parse_body
 from gateway.forms import is_secretive
-from gateway.masks import HIDDEN, Mask, cut, is_sensitive
+from gateway.masks import HIDDEN, SHORTEST, Mask, cut, forms_of, is_sensitive
 from gateway.proofs import Verdict, read_stamp
 from gateway.schemes import Scheme, Source
 from gateway.signatures import Request, delivery_id, event_type
@@ -85,7 +87,10 @@ def new_refusal_id(now: float, noise: bytes) -> str:
 
 
 def keep(seen: Sighting, now: float, noise: bytes) -> Kept:
-    """What is kept of a delivery that left no event. The body only for an app there is, and only a small one."""
+    """What is kept of a delivery that left no event.
+
+    The body only for an app there is, and only a small one that holds none of the app's secrets.
+    """
     app, request = seen.app, seen.request
     scheme = None if app is None else app.scheme
     error = seen.error
@@ -107,8 +112,26 @@ def keep(seen: Sighting, now: float, noise: bytes) -> Kept:
         delivery_id=name,
         event_id=None if error is None else _text(error.details.get("event_id")),
     )
-    small = app is not None and request is not None and len(request.body) <= LARGEST_CAPTURE
-    return Kept(refusal, request.body if small and request is not None else None)
+    return Kept(refusal, None if app is None or request is None or not _may_keep(app, request) else request.body)
+
+
+def _may_keep(app: LiveApp, request: Request) -> bool:
+    if len(request.body) > LARGEST_CAPTURE:
+        return False
+    handshake = app.handshake
+    offer = _attempt(lambda: handshake.greet(request)) if handshake is not None and handshake.gives_secret else None
+    offered = (offer.secret,) if isinstance(offer, Offer) else ()
+    return not _holds(request.body, (*app.known_secrets, *offered))
+
+
+def _holds(body: bytes, secrets: Collection[str]) -> bool:
+    """Whether one of these stands in a body: as it is, in a form's encoding, or however JSON escapes it."""
+    forms = [body, unquote_to_bytes(body.replace(b"+", b" "))]
+    parsed = parse_body(body)
+    if isinstance(parsed, dict | list | str):
+        forms.append(msgspec.json.encode(parsed))
+    known = {form.encode("utf-8", "surrogatepass") for secret in secrets if len(secret) >= SHORTEST for form in forms_of(secret)}
+    return any(secret in form for secret in known for form in forms)
 
 
 def read_signed_time(scheme: Scheme | None, request: Request, *, looks_inside: bool = True) -> float | None:
@@ -176,7 +199,7 @@ def _shown_headers(seen: Sighting, scheme: Scheme | None) -> list[tuple[str, str
     raw = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in seen.headers][:MOST_HEADERS]
     proofs = headers_looked_at(scheme) if scheme is not None and scheme.kind == "hmac" else []
     shared = {scheme.plan.header} if scheme is not None and scheme.kind in ("token", "basic") else set()
-    secrets = () if seen.app is None else seen.app.secrets
+    secrets = () if seen.app is None else seen.app.known_secrets
     masked = Mask(secrets).headers(raw, proofs)
     return [(cut(name, 100), HIDDEN if name in shared else cut(value, LONGEST_HEADER)) for name, value in masked]
 
@@ -188,7 +211,7 @@ def _shown_path(seen: Sighting) -> str:
     pairs = [pair.partition("=") for pair in seen.query.split("&")] if seen.query else []
     hidden = {key for key, _, _ in pairs if is_sensitive(key) or is_secretive(key)}
     shown = "&".join(key + sign + (HIDDEN if key in hidden else value) for key, sign, value in pairs)
-    secrets = () if seen.app is None else seen.app.secrets
+    secrets = () if seen.app is None else seen.app.known_secrets
     return cut(f"{door}/{place}" + (f"?{Mask(secrets).text(shown)}" if shown else ""), LONGEST_PATH)
 
 

@@ -20,6 +20,7 @@ from gateway.secrets import new_master_key, read_master_keys
 from gateway.signatures import Request, read_scheme, sign
 from gateway.store.catalog import Catalog
 from gateway.store.connection import Redis
+from gateway.store.refusals import read_refusals
 from gateway.web.client import Client
 from gateway.web.visiting import Visits
 from tests.integration.test_client import LOOPBACK, OK, Names, peer, saying, tls_contexts
@@ -357,7 +358,8 @@ def test_only_who_knows_the_token_pairs(store: str, tmp_path: Path) -> None:
 
 
 def test_notions_token_is_the_key(store: str, tmp_path: Path) -> None:
-    """Kept for the operator to paste, it verifies all that follows; another token changes nothing."""
+    """Kept for the operator to paste, it verifies all that follows; another token changes nothing. What is kept of both
+    handshakes holds neither."""
 
     async def story() -> None:
         async with opened(store, tmp_path) as door:
@@ -366,6 +368,9 @@ def test_notions_token_is_the_key(store: str, tmp_path: Path) -> None:
             assert (answer.status_code, answer.content) == (200, b"")
             later = json.dumps({"verification_token": "another-token-of-somebody-else"})
             assert (await door.ask("notion", body=later, headers=kind)).status_code == 401
+            await until(lambda: _are_kept(door.redis, 2))
+            text = await everything(door.redis)
+            assert not [secret for secret in (HOOK_SECRET, "another-token-of-somebody-else") if secret in text]
             event = '{"type": "page.created", "id": "1"}'
             assert (
                 await door.ask("notion", body=event, headers=kind | proof("notion", event, kind, HOOK_SECRET))
@@ -373,6 +378,10 @@ def test_notions_token_is_the_key(store: str, tmp_path: Path) -> None:
             assert await door.runs() == 1
 
     tell(story())
+
+
+async def _are_kept(redis: Redis, count: int) -> bool:
+    return len(await read_refusals(redis, KEYS)) == count
 
 
 def test_without_a_store_nothing_pairs(own_valkey: Valkey, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import hashlib
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,6 +19,7 @@ from gateway.secrets import SecretRef
 from gateway.signatures import PRESETS, Request
 
 SECRET = "a secret of the tests"
+CANARY = 'a/secret "of" the tests'
 NOISE = b"\x01" * 8
 
 
@@ -74,6 +76,25 @@ def test_the_header_that_is_the_secret_itself_is_hidden() -> None:
     assert kept.refusal.headers == [("x-plain", HIDDEN)]
     kept = keep(seen(headers=((b"x-signature-256", b"sha256=00"), (b"x-api-key", b"canary"))), 1.0, NOISE)
     assert kept.refusal.headers == [("x-signature-256", "sha256=00"), ("x-api-key", HIDDEN)]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "body"),
+    [
+        ({"kind": "token", "proof": "body:auth"}, msgspec.json.encode({"auth": CANARY})),
+        ({"kind": "token", "proof": "body:auth"}, b'{"auth": "a\\/secret \\"of\\" the te\\u0073ts", "a": 1}'),
+        ({"kind": "token", "proof": "form:auth"}, b"auth=a%2Fsecret+%22of%22+the%20tests&a=1"),
+        ("notion", b'{"verification_token": "secret_that_nobody_had_before"}'),
+    ],
+)
+def test_a_body_that_holds_a_secret_is_not_kept(scheme: Any, body: bytes) -> None:
+    """However it is encoded; the one that a sender hands over just now is one as well. The rest is kept as ever."""
+    paired = scheme == "notion"
+    verify = {"scheme": scheme} | ({} if paired else {"secrets": [{"env": "X"}]})
+    app = LiveApp(App(id=42, name="ci", verify=verify), lambda _reference, _owner: None if paired else CANARY)
+    kept = keep(seen(app=app, body=body), 1.0, NOISE)
+    assert (kept.body, kept.refusal.size) == (None, len(body))
+    assert keep(seen(app=app, body=b'{"auth": "another one", "a": 1}'), 1.0, NOISE).body is not None
 
 
 def test_headers_looked_at_are_those_of_the_scheme() -> None:
