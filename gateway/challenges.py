@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -10,6 +10,7 @@ PLAIN = "text/plain"
 JSON = "application/json"
 
 Record = Literal["ping", "handshake"]
+RECORDS: Final[tuple[Record, ...]] = ("ping", "handshake")
 
 
 class Challenge(msgspec.Struct, frozen=True):

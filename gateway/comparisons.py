@@ -18,7 +18,7 @@ from gateway.configuration import Configuration
 from gateway.contents import read_direct, stored_values
 from gateway.errors import BadRequest, ConfigError, GatewayError, Unprocessable
 from gateway.events import Head
-from gateway.replays import COPIES
+from gateway.replays import COPIES, UNDECIDED
 from gateway.runs import RunRequest
 from gateway.triggers import start_directly, try_trigger
 from gateway.versions import Change, compare
@@ -77,7 +77,7 @@ class Backtest(msgspec.Struct, frozen=True, kw_only=True):
     """What came of pushing events through two configurations.
 
     `gone` counts the events of apps that the new one doesn't have, by the apps' names. `others` are those that no app's
-    triggers decide: started by a token, a hook, the clock or another run, or copies.
+    triggers decide: started by a token, a hook, the clock or another run, handshakes, or copies.
     """
 
     looked_at: int
@@ -182,7 +182,7 @@ class Comparison:
     def look_at(self, event_id: str, head: Head, body: bytes) -> None:
         """Compare what becomes of one event."""
         name = None if head.app_id is None else self._names.get(head.app_id)
-        is_copy = head.replay_of is not None or head.decision.scheme in COPIES or head.decision.outcome == "refused"
+        is_copy = head.replay_of is not None or head.decision.scheme in COPIES or head.decision.outcome in UNDECIDED
         if name is None or name not in self._before.apps or is_copy:
             self._others += 1
             return

@@ -132,7 +132,7 @@ class Replayer:
                 after = place
                 if len(done) == limit:
                     return ReplayPage(done, after)
-            if len(found) < FEW:
+            if not found:
                 return ReplayPage(done, None)
         return ReplayPage(done, after)
 

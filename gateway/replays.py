@@ -16,6 +16,7 @@ import msgspec
 from msgspec import structs
 
 from gateway.apps import LiveApp
+from gateway.challenges import RECORDS
 from gateway.contents import read_direct, stored_values
 from gateway.errors import Unprocessable
 from gateway.events import Acceptable, Decision, Head, Verdict, caller_key, session_of
@@ -26,6 +27,8 @@ from gateway.triggers import DirectRequest, FindWorkflow, check_input
 Config = Literal["current", "same"]
 Outcome = Literal["accepted", "ignored", "parked", "skipped"]
 COPIES = {"rerun": "repeats a run", "step": "was made by a step of a run"}
+UNDECIDED = ("refused", *RECORDS)
+"""Outcomes of events about which no trigger was asked: what was refused, and handshakes."""
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -53,7 +56,7 @@ class Which(msgspec.Struct, frozen=True, kw_only=True):
             outside
             and head.replay_of is None
             and head.decision.scheme not in COPIES
-            and head.decision.outcome != "refused"
+            and head.decision.outcome not in UNDECIDED
             and self.app_id in (None, head.app_id)
             and self.type in (None, head.type)
             and self.outcome in (None, head.decision.outcome)
@@ -110,8 +113,11 @@ class Recall:
 
 
 def insist_on_replayable(event_id: str, head: Head) -> None:
-    """Raise Unprocessable for what can't be replayed: it was never proven, or it is a copy of another."""
+    """Raise Unprocessable for what can't be replayed: it was never proven, is no event, or is a copy of another."""
     decision = head.decision
+    if decision.outcome in RECORDS:
+        message = f"{event_id} is a {decision.outcome} of its sender, which starts nothing, whatever it holds"
+        raise Unprocessable(message)
     if decision.outcome == "refused" and head.app_id is not None:
         message = f"{event_id} was refused: nobody proved who sent it, so nothing may come of it. Have it sent again"
         raise Unprocessable(message)

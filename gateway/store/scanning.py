@@ -13,7 +13,9 @@ from gateway.store.listing import Place
 from gateway.store.reading import StoredEvent, read_event
 
 FEW = 25
-"""How many are read at a time: each may be as large as the largest body."""
+"""How many are read at a time, at most."""
+MOST_BYTES = 4_000_000
+"""So much of their bodies is read at a time, or one that is larger."""
 
 
 class Span(msgspec.Struct, frozen=True):
@@ -31,8 +33,8 @@ class Scanner:
         self._keys = keys
 
     async def next(self, span: Span, after: Place | None, size: int = FEW) -> list[tuple[Place, StoredEvent | None]]:
-        """The next events that came after this place; fewer than `size` where they end. None: it was just removed."""
-        places = await self._places(span, after, size)
+        """The next events that came after this place, `size` or fewer; none where they end. None: it was just removed."""
+        places = await self._fit(await self._places(span, after, size))
         async with self._redis.pipeline(transaction=False) as pipe:
             for place in places:
                 pipe.hgetall(self._keys.event(place.id))
@@ -41,6 +43,15 @@ class Scanner:
             (place, read_event(place.id, fields) if b"head" in fields else None)
             for place, fields in zip(places, rows, strict=True)
         ]
+
+    async def _fit(self, places: Sequence[Place]) -> Sequence[Place]:
+        """The first of these, at least one, as far as their bodies go together."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for place in places:
+                pipe.hstrlen(self._keys.event(place.id), "body")
+            sizes = await pipe.execute() if places else []
+        fitting = sum(total <= MOST_BYTES for total in itertools.accumulate(sizes))
+        return places[: max(1, fitting)]
 
     async def count(self, span: Span) -> int:
         """How many events there are."""

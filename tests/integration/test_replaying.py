@@ -355,6 +355,24 @@ def test_a_bulk_that_was_broken_off_goes_on(store: str, tmp_path: Path, after: b
     tell(story())
 
 
+def test_large_events_are_not_read_all_at_once(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Going through events takes no more memory than a few of them have, and one of any size; none is left out."""
+    monkeypatch.setattr("gateway.store.scanning.MOST_BYTES", 300)
+
+    async def story() -> None:
+        async with opened(store, tmp_path, worker=False) as place:
+            sizes = (10, 10, 1000, 200, 10)
+            sent = [await place.send({"after": str(n), "more": "x" * size}) for n, size in enumerate(sizes)]
+            scanner, after, pages = Scanner(place.api.redis, KEYS), None, []
+            while found := await scanner.next(Span(0), after):
+                pages.append([event.id for _, event in found if event is not None])
+                after = found[-1][0]
+            assert [len(page) for page in pages] == [2, 1, 2]
+            assert [each for page in pages for each in page] == sent
+
+    tell(story())
+
+
 def test_replays_leave_room_and_turns_for_what_comes_in(store: str, tmp_path: Path) -> None:
     """When half the queue is full of replays, more of them are a 503, and a delivery is taken and begins before them."""
 

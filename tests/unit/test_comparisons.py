@@ -159,11 +159,12 @@ def test_direct_requests_are_compared_by_the_workflow_they_name() -> None:
         Head(app_id=43, replay_of="evt_x", decision=Decision(outcome="accepted", scheme="replay")),
         Head(app_id=43, decision=Decision(outcome="accepted", scheme="rerun")),
         Head(app_id=7, decision=Decision(outcome="accepted", scheme="hmac")),
+        Head(app_id=43, decision=Decision(outcome="ping", scheme="hmac")),
     ],
-    ids=["token", "replay", "rerun", "app of long ago"],
+    ids=["token", "replay", "rerun", "app of long ago", "ping"],
 )
 def test_what_no_trigger_decides_is_passed_over(head: Head) -> None:
-    """Starts without an app, copies, and events of apps that are gone already are counted apart."""
+    """Starts without an app, copies, handshakes, and events of apps that are gone already are counted apart."""
     found = compare(lambda file: trigger_of(file).update(when="false"), head=head)
     assert (found.looked_at, found.others, found.differs) == (0, 1, False)
 

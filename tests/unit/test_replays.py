@@ -75,9 +75,11 @@ def test_the_event_of_a_replay_says_what_it_is() -> None:
         (Decision(outcome="refused", reason="bad_signature"), "nobody proved"),
         (Decision(outcome="accepted", scheme="rerun", reason="repeats run 7"), "repeats run 7"),
         (Decision(outcome="accepted", scheme="step"), "a step of a run"),
+        (Decision(outcome="ping", scheme="hmac"), "starts nothing"),
+        (Decision(outcome="handshake", scheme="sns"), "starts nothing"),
     ],
 )
-def test_what_was_not_proven_or_is_a_copy_is_not_replayed(decision: Decision, words: str) -> None:
+def test_what_is_no_proven_event_of_its_own_is_not_replayed(decision: Decision, words: str) -> None:
     """The refusal says why, and by a filter such an event is never chosen."""
     head = Head(app_id=43, decision=decision)
     with pytest.raises(Unprocessable, match=words):
