@@ -35,6 +35,8 @@ KNOWN_BY = {
     "key": "the caller's Idempotency-Key or webhook-id",
     "body": "the body's hash",
     "cel": "the app's `dedupe`",
+    "sent": "the time and the content that are signed",
+    "form": "the form's token",
 }
 MOST_TRIGGERS = 20
 """Of those that did not match; more are named without their reasons."""

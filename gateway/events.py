@@ -15,8 +15,10 @@ from gateway.errors import BadRequest, Unprocessable
 from gateway.expressions import Failure
 from gateway.flow import Flow
 from gateway.forms import File, describe_file
+from gateway.kinds import SHARED
+from gateway.presets import UNIQUE_BODIES
 from gateway.runs import RunRequest
-from gateway.signatures import Request, Scheme, signed_content
+from gateway.signatures import Request, Scheme, signed_content, signed_times
 
 CALLER_KEYS = ("idempotency-key", "webhook-id")
 LONGEST_KEY = 255
@@ -186,21 +188,34 @@ def dedupe_keys(
 
     First the sender's own delivery id, else the caller's `Idempotency-Key` or `webhook-id`, else what the app says.
     Where the sender has ids and doesn't sign them the body counts too, whichever id came, or none; `signed_id` is false
-    for an id of an envelope that is not signed. `content` stands for the body where its bytes are no measure. Raises
-    BadRequest for a key that can't be used, and Unprocessable where the app's expression gives nothing.
+    for an id of an envelope that is not signed. `content` stands for the body where its bytes are no measure. Of what
+    is signed without any id counts what is signed, so that nobody starts it again. Raises BadRequest for a key that
+    can't be used, and Unprocessable where the app's expression gives nothing.
     """
     keys = _given_keys(app, request, delivery, values, request.body if content is None else content)
-    return (
-        keys
-        if scheme.signed_id and signed_id
-        else list(dict.fromkeys((*keys, _body_key(app, signed_content(scheme, request)))))
-    )
+    if not (scheme.signed_id and signed_id):
+        keys.append(_body_key(app, signed_content(scheme, request)))
+    elif delivery is None and scheme.kind not in SHARED and not app.direct:
+        keys += _signed_keys(app, scheme, request)
+    return list(dict.fromkeys(keys))
 
 
 def handshake_keys(app: LiveApp, scheme: Scheme, request: Request, delivery: str | None) -> list[str]:
     """The keys under which a handshake is remembered, whatever the app says: sent again, it is never kept again."""
     named = [] if delivery is None else [id_key(app.id, delivery)]
     return named if named and scheme.signed_id else [*named, _body_key(app, signed_content(scheme, request))]
+
+
+def _signed_keys(app: LiveApp, scheme: Scheme, request: Request) -> list[str]:
+    """What a replay can't change of a request whose sender has no ids: the time with the content, or the content alone.
+
+    The content alone only where no two events have the same, or the app says so: a caller's key is not signed.
+    """
+    content = signed_content(scheme, request)
+    if app.dedupe == "body" or app.sender in UNIQUE_BODIES:
+        return [_body_key(app, content)]
+    digest = hash_body(content)
+    return [_key(app.id, "sent", f"{time} {digest}") for time in signed_times(scheme, request)]
 
 
 def _given_keys(

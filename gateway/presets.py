@@ -370,3 +370,10 @@ KNOWN: Final[Mapping[str, Row]] = {
     },
 }
 ROWS: Final[Mapping[str, Row]] = {**KNOWN, **{alias: KNOWN[name] for alias, name in ALIASES.items()}}
+UNIQUE_BODIES: Final = frozenset(
+    (
+        *("adyen-header", "adyen-platforms", "airtable", "asana", "facebook", "hubspot-v1", "hubspot-v2", "meta"),
+        *("netlify", "travis", "travis-ci", "websub", "whatsapp"),
+    )
+)
+"""Who signs neither an id nor a time, but never sends one body for two events: there is a time or an id inside."""

@@ -27,7 +27,7 @@ from gateway.schemes import (
     explain,
     read_scheme,
 )
-from gateway.verifiers import CHECKERS, CONTENTS, SIGNERS, VERIFIERS
+from gateway.verifiers import CHECKERS, CONTENTS, SIGNERS, TIMES, VERIFIERS
 from gateway.verifiers.placing import add_value
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "sign",
     "sign_request",
     "signed_content",
+    "signed_times",
     "verify",
 ]
 
@@ -113,6 +114,12 @@ def signed_content(scheme: Scheme, request: Request) -> bytes:
     """What the signature covers of a verified request's content: the same for each replay, which the body need not be."""
     read = CONTENTS.get(scheme.kind)
     return request.body if read is None else read(scheme, request)
+
+
+def signed_times(scheme: Scheme, request: Request) -> Sequence[str]:
+    """The times that a verified request says it was signed at, as they are written; none where nothing signs one."""
+    read = TIMES.get(scheme.kind)
+    return () if read is None else read(scheme, request)
 
 
 def event_type(scheme: Scheme, request: Request, body: object) -> str | None:

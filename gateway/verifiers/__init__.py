@@ -41,6 +41,7 @@ Verifier = Callable[[Scheme, Sequence[str], Request, float], Verdict]
 Signer = Callable[[Scheme, str, Request, float], Signed]
 Checker = Callable[[Scheme, str], None]
 Content = Callable[[Scheme, Request], bytes]
+Times = Callable[[Scheme, Request], Sequence[str]]
 
 VERIFIERS: Final[Mapping[str, Verifier]] = {
     "hmac": hmacs.verify,
@@ -106,4 +107,11 @@ CONTENTS: Final[Mapping[str, Content]] = {
     "sns": sns.read_content,
     "travis": travis.read_content,
     "twilio": twilio.read_content,
+}
+# Where a time is signed, by which a request without an id is told from the next with the same content.
+TIMES: Final[Mapping[str, Times]] = {
+    "hmac": claims.read_times,
+    "public-key": claims.read_times,
+    "cavage": cavage.read_times,
+    "rfc9421": rfc9421.read_times,
 }

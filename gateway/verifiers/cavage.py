@@ -56,6 +56,16 @@ def verify(scheme: Scheme, secrets: Sequence[str], request: Request, now: float)
     return (judge_rest(scheme, claim, request, now) or verdict) if verdict.valid else verdict
 
 
+def read_times(scheme: Scheme, request: Request) -> Sequence[str]:
+    """The time that counts, where it is signed."""
+    claim = read_claim(scheme, request)
+    if scheme.timestamp is None or isinstance(claim, Verdict):
+        return ()
+    place = scheme.timestamp.place
+    value = read_line("(created)" if place.kind == "field" else place.name, claim, request)
+    return () if isinstance(value, Verdict) else (value,)
+
+
 def read_claim(scheme: Scheme, request: Request) -> Claim | Verdict:
     value = read_header(request, scheme.plan.header)
     if isinstance(value, Verdict):

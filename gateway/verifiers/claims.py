@@ -64,6 +64,17 @@ def read_content(scheme: Scheme, request: Request) -> bytes:
     return request.body if isinstance(signed, Verdict) else b"\0".join(signed)
 
 
+def read_times(scheme: Scheme, request: Request) -> Sequence[str]:
+    """The time that a verified request was signed at, as it is written there; none where nothing signs one."""
+    timing = scheme.timestamp
+    if timing is None:
+        return ()
+    value = read_header(request, scheme.plan.header) if timing.place.kind == "field" else ""
+    fields = () if isinstance(value, Verdict) or not value else split_header(scheme, value)
+    stamp = refuse("malformed_header") if isinstance(fields, Verdict) else read_stamp(timing, request, fields)
+    return () if stamp is None or isinstance(stamp, Verdict) else (stamp.text,)
+
+
 def split_header(scheme: Scheme, value: str) -> Sequence[tuple[str, str]] | Verdict:
     """The header's entries; a header that is one signature is one entry under the empty key."""
     form = scheme.list

@@ -59,6 +59,14 @@ def verify(scheme: Scheme, secrets: Sequence[str], request: Request, now: float)
     return next((each for each in refusals if each.reason != "mismatch"), refusals[0])
 
 
+def read_times(scheme: Scheme, request: Request) -> Sequence[str]:
+    """When each of the signatures that may count was made: a replay has the true one among them, whatever it adds."""
+    found = read_signatures(scheme, request)
+    if isinstance(found, Verdict):
+        return ()
+    return [str(each.coverage.parameters["created"]) for each in found if "created" in each.coverage.parameters]
+
+
 def read_signatures(scheme: Scheme, request: Request) -> Sequence[Labelled] | Verdict:
     """The signatures that may count, at least one."""
     inputs, signatures = read_dictionary(request, "signature-input"), read_dictionary(request, "signature")

@@ -38,11 +38,19 @@ apps:
   - {{id: 6, name: bare, {TRIGGERS}}}
   - {{id: 7, name: empty, verify: {{scheme: github, secrets: [{{env: EMPTY}}]}}, {TRIGGERS}}}
   - {{id: 8, name: unset, verify: {{scheme: github, secrets: [{{env: NO_SUCH_VARIABLE}}]}}, {TRIGGERS}}}
+  - {{id: 10, name: timed, verify: {{scheme: zoom, secrets: [{{env: ATTACKED}}]}}, {TRIGGERS}}}
+  - {{id: 11, name: idless, verify: {{scheme: meta, secrets: [{{env: ATTACKED}}]}}, {TRIGGERS}}}
   - {{id: 9, name: gone, disabled: true, verify: {{scheme: github, secrets: [{{env: ATTACKED}}]}}, {TRIGGERS}}}
 workflows:
   - {{id: 15, name: greet}}
 """
-SCHEMES = {1: ("github", HEX_SECRET), 2: ("standard-webhooks", WHSEC), 3: ("stripe", HEX_SECRET)}
+SCHEMES = {
+    1: ("github", HEX_SECRET),
+    2: ("standard-webhooks", WHSEC),
+    3: ("stripe", HEX_SECRET),
+    10: ("zoom", HEX_SECRET),
+    11: ("meta", HEX_SECRET),
+}
 SIGNATURES = {1: "x-hub-signature-256", 2: "webhook-signature", 3: "stripe-signature"}
 Headers = list[tuple[str, str]]
 KIND = ("content-type", "application/json")
@@ -327,7 +335,7 @@ def test_no_replay_starts_a_run(store: str, tmp_path: Path) -> None:
 
     async def story() -> None:
         async with opened(store, tmp_path) as door:
-            for app in (1, 2):
+            for app in (1, 2, 10, 11):
                 headers = true_headers(app)
                 first = Forgery("first", app, headers)
                 assert await door.send(first) == 200
@@ -348,7 +356,7 @@ def test_no_replay_starts_a_run(store: str, tmp_path: Path) -> None:
                 for forgery in again:
                     await door.send(forgery)
                     assert await door.events() == before, forgery
-            assert int(await door.redis.get(KEYS.named("runs:last"))) == 2
+            assert int(await door.redis.get(KEYS.named("runs:last"))) == 4
 
     tell(story())
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +11,9 @@ from hypothesis import strategies as st
 from gateway.apps import App, LiveApp
 from gateway.errors import BadRequest, Unprocessable
 from gateway.events import dedupe_keys, hash_body, new_event_id
+from gateway.presets import UNIQUE_BODIES
 from gateway.signatures import PRESETS, Request, delivery_id
+from tests.tools_senders import NOW, bare_request, key_of, signed_by
 
 BODY = b'{"id": "evt_7", "ref": "main"}'
 PARSED = {"id": "evt_7", "ref": "main"}
@@ -126,6 +130,58 @@ def test_an_expression_that_gives_nothing_refuses_the_delivery(expression: str) 
 def test_the_callers_key_comes_before_what_the_app_says() -> None:
     """An app's own rule is for deliveries without a key."""
     assert keys("orqo", ("idempotency-key", "k"), dedupe="event.body.absent") == keys("orqo", ("idempotency-key", "k"))
+
+
+# ---- where the sender has no ids
+
+
+@pytest.mark.parametrize(
+    "preset",
+    ["zoom", "buildkite", "cloudflare-stream", "grafana-timestamp", "hubspot-v3", "sendgrid", "drone", "rfc9421"],
+)
+def test_what_is_signed_with_its_time_is_known_again(preset: str) -> None:
+    """A replay of what has no id is known by its time and content, whatever key it comes under; the same content
+    signed at another time is another delivery, and to a direct app each is one."""
+
+    first = _signed_keys(preset, NOW)
+    assert first
+    assert set(first) & set(_signed_keys(preset, NOW, ("idempotency-key", "new")))
+    assert not set(first) & set(_signed_keys(preset, NOW + 1))
+    assert _signed_keys(preset, NOW, adapter="direct") == []
+
+
+def test_a_signature_beside_the_true_one_makes_no_other_delivery() -> None:
+    """Of several labels in an RFC 9421 message each counts, for a replay can add some but not take the true one away."""
+    first = _signed_keys("rfc9421", NOW)
+    lines = (("signature-input", 'forged=("@method");created=1'), ("signature", "forged=:AAAA:"))
+    assert set(first) < set(_signed_keys("rfc9421", NOW, *lines))
+
+
+@pytest.mark.parametrize("preset", sorted(UNIQUE_BODIES))
+def test_bodies_that_never_come_twice_are_known_again(preset: str) -> None:
+    """Of senders who sign neither id nor time, each event has a body of its own, so the same body is the same event."""
+    first = _signed_keys(preset, NOW)
+    assert first
+    assert set(first) & set(_signed_keys(preset, NOW + 1, ("idempotency-key", "new")))
+
+
+def test_a_callers_key_does_not_hide_a_body_that_counts() -> None:
+    """Where an app goes by the body, a replay under a new key, which nobody signs, is known by it all the same."""
+    first = keys("orqo", dedupe="body")
+    assert set(first) < set(keys("orqo", ("idempotency-key", "new"), dedupe="body"))
+
+
+def _signed_keys(preset: str, now: float, *headers: tuple[str, str], **app: Any) -> list[str]:
+    """The keys of a request that its sender signed, with more headers, to an app of that sender."""
+    key = key_of(PRESETS[preset])
+    made = bare_request(preset, key) if preset in UNIQUE_BODIES else signed_by(preset, key, now)
+    request = Request(made.method, made.url, (*made.headers, *headers), made.body)
+    written = {"scheme": preset, "secrets": [{"env": "X"}]}
+    live = LiveApp(App(id=7, name="a", verify=written, **app), lambda *_: None)
+    return dedupe_keys(live, PRESETS[preset], request, delivery_id(PRESETS[preset], request, None), dict)
+
+
+# ---- keys
 
 
 def test_apps_do_not_share_keys() -> None:
