@@ -136,8 +136,8 @@ def _read_other(
         return Content(files=(file,))
     text = decode_text(body, charset_of(media, body), "the body")
     # Amazon SNS calls its JSON plain text.
-    document = parse_body(body) if media.kind == "text/plain" and text.lstrip()[:1] in ("{", "[") else None
-    return Content(text if document is None else document)
+    is_document = media.kind == "text/plain" and text.lstrip()[:1] in ("{", "[") and parse_body(body) is not None
+    return Content(read(body) if is_document else text)
 
 
 def _read_form(form: Form, field: str | None, read: Callable[[bytes], Any], lone: bool) -> Content:

@@ -30,6 +30,8 @@ LARGEST_FIELD: Final = 1_048_576
 LONGEST_FILE_NAME: Final = 200
 MOST_HEADERS: Final = 8
 LARGEST_HEADER: Final = 4096
+MOST_PARAMETERS: Final = 32
+"""Semicolons in a part's content-disposition: each parameter is taken apart, in every part."""
 MOST_PADDING: Final = 16
 OPAQUE_TYPE: Final = "application/octet-stream"
 NAMELESS: Final = "file"
@@ -220,7 +222,13 @@ class _Reader:
 
     def _open(self) -> None:
         part = self._part
-        kind, options = parse_options_header(part.headers.get(b"content-disposition", b"").decode("latin-1"))
+        disposition = part.headers.get(b"content-disposition", b"").decode("latin-1")
+        if disposition.count(";") > MOST_PARAMETERS:
+            message = (
+                f"a part of the multipart form has a content-disposition with more than {MOST_PARAMETERS} semicolons"
+            )
+            raise BadRequest(message)
+        kind, options = parse_options_header(disposition)
         if kind != b"form-data" or b"name" not in options:
             message = "a part of the multipart form has no `content-disposition: form-data` with a name"
             raise BadRequest(message)

@@ -42,10 +42,7 @@ class Inquiry:
         found = await self.reader.events_seen([key for app_id in app_ids for key in keys_named(app_id, short)])
         found += (await self.refused.named(short))[:MOST_FOUND] if short else []
         if not found:
-            message = (
-                f"there is no event or refused delivery {name[:80]!r}; a sender's own id is known for a while only"
-            )
-            raise NotFound(message)
+            raise unknown(name)
         return found
 
     async def explain(self, delivery: StoredEvent | Kept, apps: Mapping[int, App], mask: Mask) -> Explanation:
@@ -118,6 +115,12 @@ class Inquiry:
             return await self.reader.locate(await self.reader.run(run_id))
         except NotFound:
             return None
+
+
+def unknown(name: str) -> NotFound:
+    """What is said of a name that nothing has, or nothing that the asker may see: senders' own names can be guessed."""
+    message = f"there is no event or refused delivery {name[:80]!r}; a sender's own id is known for a while only"
+    return NotFound(message)
 
 
 def app_id_of(delivery: StoredEvent | Kept) -> int | None:

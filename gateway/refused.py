@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Collection
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -22,8 +23,13 @@ from gateway.verifiers.claims import split_header
 
 LARGEST_CAPTURE = 64 * 1024
 MOST_HEADERS = 100
+LONGEST_NAME = 100
 LONGEST_HEADER = 1024
+MOST_SHOWN = 16_384
+"""Characters of all headers of one delivery."""
 LONGEST_PATH = 500
+LONGEST_QUERY = 4096
+"""Characters of a query that are looked at: more than are shown, for what is hidden takes less room."""
 LONGEST_MESSAGE = 300
 NOBODY = "-"
 """The owner of what came for no app there is."""
@@ -126,11 +132,18 @@ def _may_keep(app: LiveApp, request: Request) -> bool:
 
 def _holds(body: bytes, secrets: Collection[str]) -> bool:
     """Whether one of these stands in a body: as it is, in a form's encoding, or however JSON escapes it."""
-    forms = [body, unquote_to_bytes(body.replace(b"+", b" "))]
     parsed = parse_body(body)
-    if isinstance(parsed, dict | list | str):
-        forms.append(msgspec.json.encode(parsed))
-    known = {form.encode("utf-8", "surrogatepass") for secret in secrets if len(secret) >= SHORTEST for form in forms_of(secret)}
+    # Nesting that can be read may be too much to be written: then nothing is there to look through.
+    rewritten = _attempt(lambda: msgspec.json.encode(parsed))
+    if rewritten is None:
+        return True
+    forms = (body, unquote_to_bytes(body.replace(b"+", b" ")), rewritten)
+    known = {
+        form.encode("utf-8", "surrogatepass")
+        for secret in secrets
+        if len(secret) >= SHORTEST
+        for form in forms_of(secret)
+    }
     return any(secret in form for secret in known for form in forms)
 
 
@@ -196,20 +209,28 @@ def _attempt(read: Callable[[], Any]) -> Any:
 
 
 def _shown_headers(seen: Sighting, scheme: Scheme | None) -> list[tuple[str, str]]:
-    raw = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in seen.headers][:MOST_HEADERS]
+    first = itertools.islice(seen.headers, MOST_HEADERS)
+    raw = [(cut(name.decode("latin-1").lower(), LONGEST_NAME), value.decode("latin-1")) for name, value in first]
     proofs = headers_looked_at(scheme) if scheme is not None and scheme.kind == "hmac" else []
     shared = {scheme.plan.header} if scheme is not None and scheme.kind in ("token", "basic") else set()
     secrets = () if seen.app is None else seen.app.known_secrets
     masked = Mask(secrets).headers(raw, proofs)
-    return [(cut(name, 100), HIDDEN if name in shared else cut(value, LONGEST_HEADER)) for name, value in masked]
+    shown = [(name, HIDDEN if name in shared else cut(value, LONGEST_HEADER)) for name, value in masked]
+    sizes = itertools.accumulate(len(name) + len(value) for name, value in shown)
+    return [line for line, size in zip(shown, sizes, strict=True) if size <= MOST_SHOWN]
 
 
 def _shown_path(seen: Sighting) -> str:
     """The path with no token in it, and the query without what is named like a secret."""
     door, _, name = seen.path.rpartition("/")
     place = cut(name, 12) if seen.app is None else str(seen.app.id)
-    pairs = [pair.partition("=") for pair in seen.query.split("&")] if seen.query else []
-    hidden = {key for key, _, _ in pairs if is_sensitive(key) or is_secretive(key)}
+    query = seen.query
+    if len(query) > LONGEST_QUERY:
+        # Not within a pair: half a secret would not be known as one.
+        query = query[: max(0, query.rfind("&", 0, LONGEST_QUERY))]
+    pairs = [pair.partition("=") for pair in query.split("&")] if query else []
+    names = {key for key, _, _ in pairs}
+    hidden = {key for key in names if len(key) > LONGEST_NAME or is_sensitive(key) or is_secretive(key)}
     shown = "&".join(key + sign + (HIDDEN if key in hidden else value) for key, sign, value in pairs)
     secrets = () if seen.app is None else seen.app.known_secrets
     return cut(f"{door}/{place}" + (f"?{Mask(secrets).text(shown)}" if shown else ""), LONGEST_PATH)

@@ -31,6 +31,7 @@ from gateway.store.connection import Redis, connect
 from gateway.store.keys import Keys
 from gateway.store.listing import EventFilter, Listing
 from gateway.store.reading import Reader, StoredEvent
+from gateway.web.protocol import Protocol
 from workers.main import work
 
 PATIENCE = 15.0
@@ -209,7 +210,7 @@ async def receiving(settings: Settings) -> AsyncIterator[int]:
     server = uvicorn.Server(
         uvicorn.Config(
             create_app(settings),
-            http="httptools",
+            http=Protocol,
             ws="none",
             access_log=False,
             server_header=False,

@@ -241,8 +241,8 @@ def write_flow(value: Any) -> str:
 
 FROM_HEADERS: Final = ("no_secret", "bad_secret", "missing_header", "doubled_header", "too_many_candidates")
 BODY_NOT_KEPT: Final = (
-    "The body was not kept (large ones and those of a flood are not), so no signature can be computed. Capture one such"
-    " request, with its headers, in the form that `gateway verify` reads, and give it here as a file."
+    "The body was not kept (large ones, those of a flood, and those that hold a secret are not), so no signature can be"
+    " computed. Capture one such request, with its headers, in the form that `gateway verify` reads, and give it here as a file."
 )
 VALUE_NOT_KEPT: Final = (
     "The value of the header that proves the sender was not kept, for it may hold the secret itself. Compare it at the"

@@ -19,7 +19,7 @@ from gateway.event_documents import (
     describe_whole_event,
     describe_whole_refusal,
 )
-from gateway.inquiries import app_id_of
+from gateway.inquiries import OURS, app_id_of, unknown
 from gateway.masks import Mask
 from gateway.refused import Kept, Refusal
 from gateway.runs import RunRequest
@@ -145,12 +145,12 @@ async def _find(call: Call) -> StoredEvent | Kept:
 
 def _pick(call: Call, found: Sequence[StoredEvent | Kept], hidden: bool) -> StoredEvent | Kept:
     """The event, else the newest refusal: what was refused at first may have come again."""
-    if not found and hidden:
+    name = call.path["event_id"]
+    if not found and hidden and OURS.fullmatch(name):
         message = f"this token may not do that; it takes the scope {READ}"
         raise Forbidden(message)
     if not found:
-        message = f"there is no event {call.path['event_id'][:80]!r} of this app"
-        raise NotFound(message)
+        raise unknown(name)
     owners = {app_id_of(each) for each in found if not isinstance(each, Kept)}
     if len(owners) > 1:
         names = ", ".join(str(each) for each in sorted(owners, key=str))

@@ -13,6 +13,8 @@ from gateway.errors import BadRequest, Timeout, TooLarge
 
 LINGER = 1.0
 """Seconds for which the rest of a refused body is thrown away before the connection is closed."""
+LONGEST_LENGTH = 20
+"""Digits of a content-length."""
 Result = TypeVar("Result")
 
 
@@ -74,7 +76,8 @@ async def _leave(receive: Receive) -> None:
 def _check_length(scope: Scope, cap: int) -> None:
     for name, value in scope["headers"]:
         if name == b"content-length":
-            if not value.isdigit():
+            # Python makes no number of thousands of digits, be they all zeros.
+            if not value.isdigit() or len(value) > LONGEST_LENGTH:
                 message = "content-length is not a number"
                 raise BadRequest(message)
             if int(value) > cap:

@@ -1,4 +1,4 @@
-"""uvicorn, with two things changed: how answers leave, and how the server stops."""
+"""uvicorn, with three things changed: how long a request's head may be, how answers leave, and how the server stops."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from typing import Any, cast
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+LARGEST_HEAD = 65_536
+"""Bytes of a request's first line and headers, beside those that came in one piece with its beginning."""
+MOST_HEADERS = 200
+TOO_LARGE = "The request's head is too large."
 
 
 class JoinedWrites:
@@ -40,8 +45,34 @@ class JoinedWrites:
             self._parts.clear()
 
 
+class HeadTooLarge(Exception):
+    """The parser makes a 400 of it."""
+
+
 class Protocol(HttpToolsProtocol):
-    """uvicorn's HTTP on httptools, with joined writes."""
+    """uvicorn's HTTP on httptools, with bounds for a request's head, which it has none for, and joined writes."""
+
+    _in_head = False
+    _head_size = 0
+
+    def data_received(self, data: bytes) -> None:
+        if self._in_head:
+            self._head_size += len(data)
+            if self._head_size > LARGEST_HEAD:
+                self.send_400_response(TOO_LARGE)
+                return
+        super().data_received(data)
+
+    def on_message_begin(self) -> None:
+        self._in_head, self._head_size = True, 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        headers = self.headers
+        if len(headers) > MOST_HEADERS or sum([len(name) + len(value) for name, value in headers]) > LARGEST_HEAD:
+            raise HeadTooLarge
+        super().on_headers_complete()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(cast("asyncio.Transport", JoinedWrites(transport, self.loop)))

@@ -404,6 +404,7 @@ AMBIGUOUS = {
     "a list of lengths": start(f"content-length: {len(SMUGGLED)}, {len(SMUGGLED)}") + SMUGGLED,
     "a length with a sign": start(f"content-length: +{len(SMUGGLED)}") + SMUGGLED,
     "a length in hex": start(f"content-length: {len(SMUGGLED):#x}") + SMUGGLED,
+    "a length of thousands of digits": start("content-length: " + str(len(SMUGGLED)).zfill(5000)) + SMUGGLED,
     "a negative length": start("content-length: -1") + SMUGGLED,
     "chunks of another kind": start("transfer-encoding: xchunked") + CHUNKED,
     "chunks twice": start("transfer-encoding: chunked", "transfer-encoding: identity") + CHUNKED,
@@ -429,6 +430,29 @@ def test_no_second_request_hides_in_a_first(store: str, tmp_path: Path, what: st
             statuses = [line.split(b" ")[1] for line in answer.split(b"\r\n") if line.startswith(b"HTTP/1.1 ")]
             assert set(statuses) <= {b"400", b"401", b"408"}, answer
             assert len(statuses) <= 1, answer
+
+    tell(story())
+
+
+def test_heads_beyond_their_bounds_are_not_gathered(store: str, tmp_path: Path) -> None:
+    """A header without end, a name of a megabyte, thousands of lines: a 400 before anything looks at them, or the end of
+    the connection. What senders and proxies add is far less, and taken."""
+    many = [(f"x-{number}", "y" * 100) for number in range(150)]
+    attacks = {
+        "an endless value": b"POST /api/v1/webhooks/5 HTTP/1.1\r\nx: " + b"y" * 2_000_000,
+        "a large name": write("POST", "/api/v1/webhooks/5", [KIND, ("x" * 100_000, "y")], OPEN_BODY),
+        "a large value": write("POST", "/api/v1/webhooks/5", [KIND, ("x", "y" * 100_000)], OPEN_BODY),
+        "many lines": write("POST", "/api/v1/webhooks/5", [KIND, *[("x", "y")] * 250], OPEN_BODY),
+    }
+
+    async def story() -> None:
+        async with opened(store, tmp_path) as door:
+            for what, data in attacks.items():
+                answer = await door.raw(data)
+                assert answer.startswith(b"HTTP/1.1 400 ") or not answer, what
+            assert await door.events() == 0
+            headers = [*true_headers(1), *many]
+            assert await door.send(Forgery("true", 1, headers)) == 200
 
     tell(story())
 

@@ -334,7 +334,8 @@ def test_a_parked_event_names_its_chain(store: str, tmp_path: Path) -> None:
 
 
 def test_the_same_name_of_two_senders_is_told_apart(store: str, tmp_path: Path) -> None:
-    """Where two apps' senders give the same id, the answer says so, and `app` says which; what is nobody's is a 404."""
+    """Where two apps' senders give the same id, the answer says so, and `app` says which. What is nobody's is a 404, and
+    what a sender called so whom the token may not see is one as well: such names can be guessed."""
 
     async def story() -> None:
         async with serving(store, tmp_path, worker=False) as api:
@@ -351,6 +352,12 @@ def test_the_same_name_of_two_senders_is_told_apart(store: str, tmp_path: Path) 
             seen = await api.get("/api/v1/events/d-1/explanation", token=narrow)
             assert seen.json()["event_id"] == theirs
             assert (await api.get(f"/api/v1/events/{ours}/explanation", token=narrow)).status_code == 403
+            await push(api, delivery="order-7", ref="other")
+            foreign, absent = [
+                await api.get(f"/api/v1/events/{name}/explanation", token=narrow) for name in ("order-7", "order-8")
+            ]
+            assert (foreign.status_code, absent.status_code) == (404, 404)
+            assert foreign.text.replace("order-7", "order-8") == absent.text
 
     tell(story())
 

@@ -19,7 +19,7 @@ from gateway.errors import BadRequest, ConfigError, NotFound, Refused, Unsupport
 from gateway.events import Acceptable, Content
 from gateway.proving import Proof
 from gateway.service import Receipt, Started, compose_reply
-from gateway.signatures import Request
+from gateway.signatures import PRESETS, Request
 from gateway.workflows import Published, Workflow, prepare
 
 SECRET = "a secret of the tests"
@@ -159,6 +159,14 @@ def test_an_app_names_the_field_that_is_json() -> None:
 def test_text_is_the_body(kind: str, body: bytes, expected: Any) -> None:
     """XML and other text as they are; plain text that is JSON, as Amazon's, is read."""
     assert read(live(content_types=("*/*",)), request(body, kind)).body == expected
+
+
+@pytest.mark.parametrize("body", [b'{"a": 1, "\\u0061": 2}', b"[" * 900 + b"]" * 900])
+def test_json_that_is_called_text_is_read_as_strictly(body: bytes) -> None:
+    """A name that stands twice, or too many levels, are refused there as well."""
+    app = live(content_types=("text/plain",))
+    with pytest.raises(BadRequest, match=r"twice|deeply"):
+        Arrival(app, Proof(PRESETS["none"], "none"), request(body, "text/plain"), "evt_1")
 
 
 def test_what_is_no_text_is_a_file() -> None:

@@ -202,6 +202,7 @@ WRONG = {
     "no name": (part(b"Content-Disposition: form-data", b"x") + b"--B--", "multipart/form-data; boundary=B"),
     "a header twice": (part(HEAD + b"\r\n" + HEAD, b"x") + b"--B--", "multipart/form-data; boundary=B"),
     "a header without end": (part(b"X: " + b"y" * 9999, b"x") + b"--B--", "multipart/form-data; boundary=B"),
+    "many parameters": (part(HEAD + b"; x=y" * 800, b"x") + b"--B--", "multipart/form-data; boundary=B"),
     "many headers": (part(b"X: y\r\n" * 99 + HEAD, b"x") + b"--B--", "multipart/form-data; boundary=B"),
     "other bytes": (part(HEAD, b"\xff") + b"--B--", "multipart/form-data; boundary=B"),
     "many parts": (part(HEAD, b"") * 1100 + b"--B--", "multipart/form-data; boundary=B"),

@@ -14,7 +14,16 @@ from gateway.apps import App, LiveApp
 from gateway.captures import Capture, write_capture
 from gateway.errors import BadRequest, Unauthorized
 from gateway.masks import HIDDEN
-from gateway.refused import LARGEST_CAPTURE, Refusal, Sighting, headers_looked_at, keep, read_signed_time
+from gateway.refused import (
+    LARGEST_CAPTURE,
+    LONGEST_QUERY,
+    MOST_SHOWN,
+    Refusal,
+    Sighting,
+    headers_looked_at,
+    keep,
+    read_signed_time,
+)
 from gateway.secrets import SecretRef
 from gateway.signatures import PRESETS, Request
 
@@ -76,6 +85,16 @@ def test_the_header_that_is_the_secret_itself_is_hidden() -> None:
     assert kept.refusal.headers == [("x-plain", HIDDEN)]
     kept = keep(seen(headers=((b"x-signature-256", b"sha256=00"), (b"x-api-key", b"canary"))), 1.0, NOISE)
     assert kept.refusal.headers == [("x-signature-256", "sha256=00"), ("x-api-key", HIDDEN)]
+
+
+def test_what_is_kept_of_headers_and_query_is_bounded() -> None:
+    """Whatever is sent, a refusal takes little room; and a secret that the bound would cut in two is not shown in part."""
+    many = tuple((b"x-%d" % number, b"y" * 2000) for number in range(100))
+    query = "token=" + "t" * (LONGEST_QUERY - 10) + "&x=" + SECRET
+    refusal = keep(seen(headers=many, query=query), 1.0, NOISE).refusal
+    assert sum(len(name) + len(value) for name, value in refusal.headers) <= MOST_SHOWN
+    assert refusal.headers[0] == ("x-0", "y" * 1023 + "…")
+    assert refusal.path == f"/api/v1/webhooks/42?token={HIDDEN}"
 
 
 @pytest.mark.parametrize(
