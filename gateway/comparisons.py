@@ -6,7 +6,6 @@ Silent, and without secrets: the events were proven when they came. Nothing is s
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
@@ -18,6 +17,7 @@ from gateway.configuration import Configuration
 from gateway.contents import read_direct, stored_values
 from gateway.errors import BadRequest, ConfigError, GatewayError, Unprocessable
 from gateway.events import Head
+from gateway.masks import HIDDEN, Mask, is_sensitive
 from gateway.replays import COPIES, UNDECIDED
 from gateway.runs import RunRequest
 from gateway.triggers import start_directly, try_trigger
@@ -30,10 +30,8 @@ DIRECT = "(direct)"
 EXAMPLES = 5
 MOST_CHANGES = 5
 LONGEST = 60
-SECRET_NAMES = re.compile(
-    r"(secret|passw|token|credential|authorization|signature|cookie|session|private|api[_-]?key|access[_-]?key)", re.I
-)
-MASKED = "***"
+UNKNOWING = Mask()
+"""A file's secrets need not be at hand: what is named like one is hidden."""
 
 
 class Told(msgspec.Struct, frozen=True):
@@ -164,7 +162,7 @@ def _publish(workflow: Workflow, number: int) -> Published:
 def _explain(error: GatewayError) -> str:
     """What is wrong, without a value that looks like a secret by its name."""
     path = str(error.details.get("path", ""))
-    return f"{path}: it is refused (the reason is masked)" if SECRET_NAMES.search(path) else error.message
+    return f"{path}: it is refused (the reason is masked)" if is_sensitive(path) else error.message
 
 
 class Comparison:
@@ -249,14 +247,4 @@ def shorten(changes: list[Change]) -> list[str]:
 def _show(path: str, value: Any) -> str:
     if value is msgspec.UNSET:
         return "nothing"
-    if SECRET_NAMES.search(path):
-        return MASKED
-    text = msgspec.json.encode(mask(value)).decode()
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
-
-
-def mask(value: Any) -> Any:
-    """A value without what looks like a secret by the name it has."""
-    if isinstance(value, dict):
-        return {name: MASKED if SECRET_NAMES.search(name) else mask(each) for name, each in value.items()}
-    return [mask(each) for each in value] if isinstance(value, list) else value
+    return HIDDEN if is_sensitive(path) else UNKNOWING.shown(value, LONGEST)

@@ -17,6 +17,7 @@ from gateway.egress import Policy, RefusedUrl, read_url
 from gateway.errors import Forbidden, NotFound
 from gateway.handshakes.base import Facts, Row, are_same, find_header, read_fields, read_json, read_object
 from gateway.proofs import Request
+from gateway.verifiers.sns import is_topic
 
 EVENT_GRID = "eventgrid.azure.net"
 VALIDATION = "Microsoft.EventGrid.SubscriptionValidationEvent"
@@ -128,11 +129,6 @@ def answer_sns(facts: Facts, request: Request, secret: str | None) -> Challenge 
         complaint = "SubscribeURL is no address of Amazon SNS that confirms this subscription"
         raise Forbidden(complaint, reason="bad_subscribe_url")
     return Challenge(record="handshake", follow=url)
-
-
-def is_topic(wanted: str, arn: str) -> bool:
-    """Whether this is the topic; one that ends in * stands for all that start so."""
-    return arn.startswith(wanted[:-1]) if wanted.endswith("*") else arn == wanted
 
 
 def is_confirmation(url: str, message: dict[str, Any]) -> bool:

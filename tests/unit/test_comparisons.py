@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from gateway.comparisons import EXAMPLES, Backtest, Comparison, Row, Side, foresee, mask
+from gateway.comparisons import EXAMPLES, Backtest, Comparison, Row, Side, foresee, shorten
 from gateway.configuration import read_configuration
 from gateway.events import Decision, Head
+from gateway.versions import Change
 from gateway.workflows import Published
 
 FILE: dict[str, Any] = {
@@ -115,7 +116,7 @@ def test_inputs_that_differ_are_shown_without_secrets() -> None:
         lambda file: trigger_of(file).update(input={"commit": "${event.body.ref}", "api_token": "${event.body.after}"})
     )
     (example,) = only_row(found).examples
-    assert example.changes == ['commit: "c1" → "main"', "api_token: *** → ***"]
+    assert example.changes == ['commit: "c1" → "main"', "api_token: ••• → •••"]
     assert "hunter2" not in repr(found)
 
 
@@ -130,7 +131,8 @@ def test_a_schema_that_refuses_a_secret_does_not_tell_it() -> None:
 def test_secrets_within_values_are_masked() -> None:
     """Whatever the depth, a value under a secret's name is not shown; others are."""
     given = {"a": [{"password": "x", "n": 1}], "Authorization": "y"}
-    assert mask(given) == {"a": [{"password": "***", "n": 1}], "Authorization": "***"}
+    (line,) = shorten([Change(path="more", after=given)])
+    assert line == 'more: nothing → {"a":[{"password":"•••","n":1}],"Authorization":"•••"}'
 
 
 def test_events_of_an_app_that_is_gone_are_named() -> None:
