@@ -147,7 +147,7 @@ class House:
     """What the receiver's process works with, each part made once and handed to those that need it."""
 
     def __init__(self, settings: Settings) -> None:
-        keys, costs = Keys(), read_costs(settings.step_costs)
+        keys = Keys()
         self._settings = settings
         self._redis = connect(store_url(settings))
         self._accepting = connect(store_url(settings), timeout=settings.accept_timeout)
@@ -175,20 +175,7 @@ class House:
         tokens, signer = FormTokens(sealing), Signer(sealing)
         self._notary = Notary(Chains(self._accepting, keys), signer)
         self.receipt_keys = publish_keys(signer)
-        service = Service(
-            self._registry,
-            acceptor,
-            Adapters(self._client),
-            self._keyring,
-            visitor=Visits(self._client),
-            keeper=management,
-            registrar=self._notary,
-            costs=costs,
-            max_depth=settings.max_depth,
-            note=self._secret_uses.note,
-            tokens=tokens,
-            hear=self._heard.note,
-        )
+        service = self._make_service(acceptor, management, tokens)
         self._open_doors(service, new_gate(settings, self._accepting, keys), tokens, metrics)
         self.health = Health(self._redis, keys, settings, metrics)
         links = Links(sealing, settings.address)
@@ -206,6 +193,22 @@ class House:
             repeats=Repeats(Answers(self._redis, keys, sealing)),
             max_body=settings.max_body,
             body_timeout=settings.body_timeout,
+        )
+
+    def _make_service(self, acceptor: Acceptor, management: Management, tokens: FormTokens) -> Service:
+        return Service(
+            self._registry,
+            acceptor,
+            Adapters(self._client),
+            self._keyring,
+            visitor=Visits(self._client),
+            keeper=management,
+            registrar=self._notary,
+            costs=read_costs(self._settings.step_costs),
+            max_depth=self._settings.max_depth,
+            note=self._secret_uses.note,
+            tokens=tokens,
+            hear=self._heard.note,
         )
 
     def _open_doors(self, service: Service, gate: Gate, tokens: FormTokens, metrics: Metrics) -> None:

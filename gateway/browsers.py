@@ -185,16 +185,17 @@ class FormTokens:
     def issue(self, form: WebForm, app_id: int, now: float, noise: bytes) -> IssuedToken:
         """A token for a page that is opened `now`. Raises Unavailable without a master key."""
         assert form.token is not None
-        if not self._keys:
-            message = "there is no key to sign a form's token with; set GATEWAY_MASTER_KEYS"
-            raise Unavailable(message, reason="no_master_key")
+        self._insist_on_key()
         body = msgspec.json.encode((app_id, int(now * 1000), _base64(noise)))
         token = f"{_base64(body)}.{_base64(_sign(self._keys[0], body))}"
         return IssuedToken(token=token, field=form.token.field, min_fill=form.min_fill, expires_in=form.max_age)
 
     def check(self, form: WebForm, app_id: int, fields: Mapping[str, Any], now: float) -> str:
-        """The random number of the token that was sent. Raises TokenMissing, -Invalid, -Early or -Expired."""
+        """The random number of the token that was sent. Raises TokenMissing, -Invalid, -Early or -Expired, and
+        Unavailable without a master key.
+        """
         assert form.token is not None
+        self._insist_on_key()
         path = form.token.field
         given = fields.get(path)
         if not given:
@@ -206,6 +207,11 @@ class FormTokens:
             raise TokenInvalid(message, path=path)
         _check_age(form, now - found[1] / 1000, path)
         return found[2]
+
+    def _insist_on_key(self) -> None:
+        if not self._keys:
+            message = "there is no key to sign a form's token with; set GATEWAY_MASTER_KEYS"
+            raise Unavailable(message, reason="no_master_key")
 
     def _read(self, given: Any) -> tuple[int, int, str] | None:
         if not isinstance(given, str) or len(given) > LONGEST_TOKEN:

@@ -12,7 +12,6 @@ from gateway.diagnosis.messages import fits_unit, own_time
 from gateway.proofs import REASONS, TIME_READERS, Verdict, read_header
 
 HOUR: Final = 3600
-MOST_NAMES: Final = 40
 PLAIN_HEADERS: Final = frozenset(
     {"accept", "accept-encoding", "connection", "content-length", "content-type", "host", "user-agent"}
 )

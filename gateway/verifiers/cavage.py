@@ -21,7 +21,6 @@ from gateway.verifiers.placing import Signed
 
 ALGORITHMS: Final[Mapping[str, str]] = {"hmac-sha256": "hmac-sha256", "rsa-v1_5-sha256": "rsa-sha256"}
 """The algorithms, and the draft's names for them."""
-DEFAULT_HEADER: Final = "signature"
 WORD: Final = "Signature "
 MAX_HEADER: Final = 8192
 MAX_NAMES: Final = 64

@@ -33,7 +33,7 @@ from gateway.web.endpoints import Answer, Call, Endpoint
 READ = "runs:read"
 UNSTORED = ("refused", "handshake")
 App = Annotated[int, Meta(ge=0, description="An app's id.")]
-Outcome = Literal["accepted", "ignored", "parked", "skipped", "duplicate", "refused", "handshake"]
+Outcome = Literal["accepted", "ignored", "parked", "skipped", "duplicate", "refused", "handshake", "ping"]
 PATH = "/api/v1/events/{event_id}"
 
 

@@ -112,6 +112,7 @@ PAGES = (
         tag="webhooks",
         summary="The public keys by which signed receipts are verified, as a JWK set",
         answers={200: "RFC 7517"},
+        media="application/jwk-set+json",
     ),
     Page(
         method="GET", path="/livez", tag="operations", summary="Whether this process answers", answers={200: "It does"}
