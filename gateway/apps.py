@@ -22,7 +22,7 @@ from gateway.expressions import Expression, compile_expression
 from gateway.forms import FileRules, is_secretive
 from gateway.handshakes import Facts, Handshake, find_kind, read_handshake
 from gateway.holdings import Timed, complain_of_secret, open_credentials, open_secrets
-from gateway.kinds import ASKED_OF_APPS, REQUIRED_BY_APPS
+from gateway.kinds import ASKED_OF_APPS, REQUIRED_BY_APPS, SIGNS_PATH
 from gateway.media import FORMS, JSON, USUAL, check_types, is_taken
 from gateway.nesting import MOST_LEVELS
 from gateway.reconciling import ReconcileSettings, check_reconcile
@@ -166,7 +166,8 @@ class LiveApp:
         self.secrets = tuple(value for value, _ in self._timed)
         self._first_end = min((end for _, end in self._timed if end is not None), default=None)
         self.only_by_token = self.scheme is not None and self.scheme.kind == "url"
-        self._signed_url = app.public_url if self.scheme is not None and self.scheme.uses_url else None
+        signs_url = self.scheme is not None and (self.scheme.uses_url or self.scheme.kind in SIGNS_PATH)
+        self._signed_url = app.public_url if signs_url else None
         self.credentials: dict[str, str] = {}
         if self.adapter is not None:
             self.credentials, self.problem = open_credentials(app.credentials, app.holder, resolve)
@@ -259,6 +260,8 @@ def read_verify(app: App) -> tuple[Scheme | None, list[SecretRef]]:
         raise ConfigError(message, path="verify.secrets")
     if scheme.require is None and scheme.kind in REQUIRED_BY_APPS:
         scheme = msgspec.structs.replace(scheme, require=REQUIRED_BY_APPS[scheme.kind])
+    if scheme.kind == "sns" and app.topics:
+        scheme = msgspec.structs.replace(scheme, topics=(*(scheme.topics or ()), *app.topics))
     if scheme.kind == "url" and secrets:
         message = "this sender's secret is the app's `token`, at the end of its URL; take out `secrets`"
         raise ConfigError(message, path="verify.secrets")

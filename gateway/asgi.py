@@ -146,7 +146,7 @@ def _app_of(scope: Scope) -> str:
 class House:
     """What the receiver's process works with, each part made once and handed to those that need it."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
         keys = Keys()
         self._settings = settings
         self._redis = connect(store_url(settings))
@@ -175,7 +175,7 @@ class House:
         tokens, signer = FormTokens(sealing), Signer(sealing)
         self._notary = Notary(Chains(self._accepting, keys), signer)
         self.receipt_keys = publish_keys(signer)
-        service = self._make_service(acceptor, management, tokens)
+        service = self._make_service(acceptor, management, tokens, clock)
         self._open_doors(service, new_gate(settings, self._accepting, keys), tokens, metrics)
         self.health = Health(self._redis, keys, settings, metrics)
         links = Links(sealing, settings.address)
@@ -195,7 +195,9 @@ class House:
             body_timeout=settings.body_timeout,
         )
 
-    def _make_service(self, acceptor: Acceptor, management: Management, tokens: FormTokens) -> Service:
+    def _make_service(
+        self, acceptor: Acceptor, management: Management, tokens: FormTokens, clock: Callable[[], float]
+    ) -> Service:
         return Service(
             self._registry,
             acceptor,
@@ -206,6 +208,7 @@ class House:
             registrar=self._notary,
             costs=read_costs(self._settings.step_costs),
             max_depth=self._settings.max_depth,
+            clock=clock,
             note=self._secret_uses.note,
             tokens=tokens,
             hear=self._heard.note,
@@ -256,9 +259,12 @@ class House:
             await self._redis.aclose()
 
 
-def create_app(settings: Settings | None = None) -> Gateway:
-    """The receiver as an ASGI application. Refuses to start on a server that could lose events."""
-    house = House(settings or read_settings())
+def create_app(settings: Settings | None = None, clock: Callable[[], float] = time.time) -> Gateway:
+    """The receiver as an ASGI application. Refuses to start on a server that could lose events.
+
+    `clock` gives Unix seconds: the time at which proofs are judged.
+    """
+    house = House(settings or read_settings(), clock)
     app = Gateway(
         routes=[
             Route(DOOR + "{app}", house.receiver),

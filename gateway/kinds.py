@@ -13,12 +13,14 @@ TAKES: Final[Mapping[str, tuple[str, ...]]] = {
     "public-key": DECLARED,
     "token": ("header", "proof", "prefix"),
     "basic": ("header",),
+    "authorization": ("header",),
     "url": (),
     "none": (),
     "adyen": ("key",),
     "cavage": ("header", "alg", "key", "timestamp", "require"),
     "hubspot-v1": ("header",),
     "hubspot-v2": ("header",),
+    "jenkins-gwt": ("header",),
     "netlify": ("header",),
     "paypal": ("timestamp", "webhook_id"),
     "rfc9421": ("alg", "key", "timestamp", "label", "require"),
@@ -29,9 +31,11 @@ TAKES: Final[Mapping[str, tuple[str, ...]]] = {
 }
 DECLARATIVE: Final = ("hmac", "public-key")
 # Who holds such a value can make up any body, id and time.
-SHARED: Final = ("token", "basic", "url", "none")
-HEADERLESS: Final = ("basic", "url", "none", "adyen", "paypal", "rfc9421", "sns", "travis")
+SHARED: Final = ("token", "basic", "authorization", "url", "none")
+HEADERLESS: Final = ("basic", "authorization", "url", "none", "adyen", "paypal", "rfc9421", "sns", "travis")
 SIGNS_URL: Final = ("hubspot-v2", "rfc9421", "twilio")
+# Who may sign the path, which a proxy changes: where the app names its `public_url`, that is it.
+SIGNS_PATH: Final = ("cavage",)
 KEY_FORMS_OF: Final[Mapping[str, tuple[str, ...]]] = {
     "hmac": ("raw", "base64", "hex", "whsec"),
     "public-key": ("hex", "whpk", "spki"),
@@ -42,8 +46,9 @@ ALGORITHMS_OF: Final[Mapping[str, tuple[str, ...]]] = {
     "hmac": ("sha1", "sha256", "sha384", "sha512"),
     "public-key": ("ed25519", "ecdsa-p256"),
     "twilio": ("sha1", "sha256"),
-    "cavage": ("hmac-sha256", "rsa-v1_5-sha256"),
+    "cavage": ("by-key", "hmac-sha256", "rsa-v1_5-sha256"),
     "rfc9421": (
+        "by-key",
         "hmac-sha256",
         "ed25519",
         "ecdsa-p256-sha256",

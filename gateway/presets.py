@@ -71,7 +71,7 @@ KNOWN: Final[Mapping[str, Row]] = {
         "key": "base64",
         "content_types": JSON,
     },
-    "alertmanager": {"kind": "basic", "event_type": "body:status", "content_types": JSON},
+    "alertmanager": {"kind": "authorization", "event_type": "body:status", "content_types": JSON},
     "alertmanager-bearer": {
         "kind": "token",
         "header": "Authorization",
@@ -207,12 +207,6 @@ KNOWN: Final[Mapping[str, Row]] = {
         "prefix": "sha1=",
         "delivery_id": "body:id",
         "event_type": "body:topic",
-        "content_types": JSON,
-    },
-    "jenkins-gwt": {
-        "kind": "hmac",
-        "header": "X-Hub-Signature",
-        "prefix": "sha256=",
         "content_types": JSON,
     },
     "jira": {

@@ -156,7 +156,7 @@ def make_secret(written: object, noise: Noise) -> str:
         raise ConfigError(message)
     if scheme.key in ("whsec", "base64"):
         return ("whsec_" if scheme.key == "whsec" else "") + _text(raw)
-    return "gateway:" + raw.hex() if scheme.kind == "basic" else raw.hex()
+    return "gateway:" + raw.hex() if scheme.kind in ("basic", "authorization") else raw.hex()
 
 
 def _text(raw: bytes) -> str:

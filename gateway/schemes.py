@@ -26,7 +26,7 @@ from gateway.kinds import (
     TIMES_OF,
 )
 from gateway.presets import ROWS
-from gateway.specials import KINDS
+from gateway.specials import STARTS
 
 BASIC_HEADER: Final = "Authorization"
 PLAIN_PIECES: Final = ("body", "payload", "timestamp", "url", "decoded_url", "method")
@@ -39,12 +39,14 @@ Kind = Literal[
     "public-key",
     "token",
     "basic",
+    "authorization",
     "url",
     "none",
     "adyen",
     "cavage",
     "hubspot-v1",
     "hubspot-v2",
+    "jenkins-gwt",
     "netlify",
     "paypal",
     "rfc9421",
@@ -65,6 +67,7 @@ Algorithm = Literal[
     "ecdsa-p384-sha384",
     "rsa-pss-sha512",
     "rsa-v1_5-sha256",
+    "by-key",
 ]
 Encoding = Literal["hex", "base64"]
 KeyForm = Literal["raw", "base64", "hex", "whsec", "whpk", "spki"]
@@ -195,7 +198,7 @@ class Scheme(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict
     def is_public(self) -> bool:
         """True when the secrets are public keys, so that signing takes another key, which the gateway never has."""
         return self.kind in ("public-key", *FETCHING) or (
-            self.kind in ("rfc9421", "cavage") and self.alg != "hmac-sha256"
+            self.kind in ("rfc9421", "cavage") and self.alg not in ("hmac-sha256", "by-key")
         )
 
     @property
@@ -267,7 +270,7 @@ def find_row(name: str, where: str) -> Mapping[str, object]:
 
 def start_from_kind(written: Mapping[str, object]) -> dict[str, object]:
     """What was written out, over what its kind has of its own."""
-    return merge_fields(KINDS.get(str(written.get("kind")), {}), written)
+    return merge_fields(STARTS.get(str(written.get("kind")), {}), written)
 
 
 def nest_fields(written: Mapping[str, object]) -> dict[str, object]:

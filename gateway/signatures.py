@@ -81,7 +81,8 @@ def sign_request(scheme: Scheme, secret: str, request: Request, now: float, deli
 
 
 def _sign(scheme: Scheme, secret: str, request: Request, now: float, delivery_id: str) -> tuple[Headers, Request]:
-    if not scheme.is_public:
+    # Where the key decides, the one that signs is another than those that verify.
+    if not scheme.is_public and scheme.alg != "by-key":
         check_secret(scheme, secret, "secret")
     added: Headers = ()
     for place, name, text in companions(scheme, now, delivery_id):

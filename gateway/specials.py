@@ -53,11 +53,11 @@ def _hubspot(version: str) -> Row:
 
 KINDS: Final[Mapping[str, Row]] = {
     # Senders of these bring a Base64 secret, as the RFC's own examples do.
-    "rfc9421": {"kind": "rfc9421", "key": "base64", "timestamp": {"from": "field:created"}},
+    "rfc9421": {"kind": "rfc9421", "alg": "by-key", "key": "base64", "timestamp": {"from": "field:created"}},
     "cavage": {
         "kind": "cavage",
         "header": "Signature",
-        "alg": "hmac-sha256",
+        "alg": "by-key",
         "timestamp": {"from": "header:Date", "unit": "httpdate"},
     },
     # A message keeps its time over the retries, which go on for an hour.
@@ -76,19 +76,18 @@ KINDS: Final[Mapping[str, Row]] = {
     },
     "travis": {"kind": "travis", "content_types": FORM},
 }
-"""What a kind has of its own, under what an operator writes beside it."""
-
 SPECIALS: Final[Mapping[str, Row]] = {
     "aws-sns": KINDS["sns"],
     "cavage": KINDS["cavage"],
     "drone": {
         **KINDS["cavage"],
+        "alg": "hmac-sha256",
         "require": ("date", "digest"),
         "event_type": "header:X-Drone-Event",
         "content_types": JSON,
     },
     "paypal": KINDS["paypal"],
-    "rfc9421": {**KINDS["rfc9421"], "alg": "hmac-sha256"},
+    "rfc9421": KINDS["rfc9421"],
     "travis": KINDS["travis"],
     "url": {"kind": "url"},
     "adyen": {
@@ -127,6 +126,7 @@ SPECIALS: Final[Mapping[str, Row]] = {
     "hubspot-v1": _hubspot("v1"),
     "hubspot-v2": _hubspot("v2"),
     "jenkins": {"kind": "hmac", "header": "X-Signature-256", "prefix": "sha256=", "content_types": JSON},
+    "jenkins-gwt": {"kind": "jenkins-gwt", "header": "X-Hub-Signature", "content_types": JSON},
     "jotform": {"kind": "url", "content_types": (*MULTIPART, *FORM)},
     "mailgun": {
         "kind": "hmac",
@@ -174,6 +174,8 @@ SPECIALS: Final[Mapping[str, Row]] = {
     },
     "websub": {"kind": "websub", "header": "X-Hub-Signature", "content_types": ("*/*",)},
 }
+STARTS: Final[Mapping[str, Row]] = {**{name: row for name, row in SPECIALS.items() if row["kind"] == name}, **KINDS}
+"""What a kind of one sender has, under what is written out beside it."""
 ALIASES: Final[Mapping[str, str]] = {
     "adyen-standard": "adyen",
     "adyen-platforms": "adyen-header",

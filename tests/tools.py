@@ -10,6 +10,7 @@ import inspect
 import os
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from http.server import ThreadingHTTPServer
 from pathlib import Path
@@ -204,12 +205,12 @@ async def begin_many(redis: Redis, name: str, count: int) -> list[int]:
 
 
 @contextlib.asynccontextmanager
-async def receiving(settings: Settings) -> AsyncIterator[int]:
-    """The receiver, served as `gateway serve` serves it; gives its port."""
+async def receiving(settings: Settings, clock: Callable[[], float] = time.time) -> AsyncIterator[int]:
+    """The receiver, served as `gateway serve` serves it, by this clock; gives its port."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
     server = uvicorn.Server(
         uvicorn.Config(
-            create_app(settings),
+            create_app(settings, clock),
             http=Protocol,
             ws="none",
             access_log=False,

@@ -10,11 +10,13 @@ PATIENCE = 10.0
 
 
 def write(method: str, target: str, headers: Iterable[tuple[str, str]], body: bytes) -> bytes:
-    """A request's bytes; its length and the end of the connection are added where they are not given."""
+    """A request's bytes; host, length and the end of the connection are added where they are not given."""
     given = [*headers]
     if not any(name in ("content-length", "transfer-encoding") for name, _ in given):
         given.append(("content-length", str(len(body))))
-    lines = [f"{method} {target} HTTP/1.1", "host: gateway.example", "connection: close"]
+    if not any(name == "host" for name, _ in given):
+        given.append(("host", "gateway.example"))
+    lines = [f"{method} {target} HTTP/1.1", "connection: close"]
     lines += [f"{name}: {value}" for name, value in given]
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
 

@@ -140,6 +140,15 @@ def sign_text(alg: str, private_pem: str, text: bytes) -> bytes:
     return family.sign(key, text)
 
 
+def find_algorithm(private_pem: str, choices: Sequence[str]) -> str | None:
+    """The first of these algorithms that a private key in PEM is of; None when it is of none, or no such key."""
+    try:
+        public = load_pem_private_key(private_pem.encode(), None).public_key()
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return None
+    return next((name for name in choices if name in FAMILIES and FAMILIES[name].fits(public)), None)
+
+
 def find_signer(alg: str, pems: Sequence[str], signature: bytes, signed: bytes) -> int | None:
     """The index of the first of these keys that made the signature; all are asked."""
     keys = [load_public(pem) for pem in pems]

@@ -16,11 +16,12 @@ from gateway.schemes import Scheme
 from gateway.verifiers.claims import judge_age, unsignable
 from gateway.verifiers.digests import holds_digest, write_digest
 from gateway.verifiers.encodings import decode_base64, encode_base64
-from gateway.verifiers.messagekeys import find_key, sign_bytes
+from gateway.verifiers.messagekeys import BY_KEY, find_key, pin_algorithm, sign_bytes
 from gateway.verifiers.placing import Signed
 
 ALGORITHMS: Final[Mapping[str, str]] = {"hmac-sha256": "hmac-sha256", "rsa-v1_5-sha256": "rsa-sha256"}
 """The algorithms, and the draft's names for them."""
+SILENT: Final = "hs2019"
 WORD: Final = "Signature "
 MAX_HEADER: Final = 8192
 MAX_NAMES: Final = 64
@@ -46,12 +47,14 @@ def verify(scheme: Scheme, secrets: Sequence[str], request: Request, now: float)
     claim = read_claim(scheme, request)
     if isinstance(claim, Verdict):
         return claim
-    if claim.parameters.get("algorithm", "hs2019").lower() not in ("hs2019", ALGORITHMS[scheme.alg]):
+    named = claim.parameters.get("algorithm", SILENT).lower()
+    algorithms = {name for name, word in ALGORITHMS.items() if named in (SILENT, word)}
+    if scheme.alg != BY_KEY and scheme.alg not in algorithms:
         return refuse("mismatch")
     text = write_text(claim, request)
     if isinstance(text, Verdict):
         return text
-    verdict = find_key(scheme, secrets, claim.signature, text)
+    verdict = find_key(scheme, secrets, claim.signature, text, algorithms)
     return (judge_rest(scheme, claim, request, now) or verdict) if verdict.valid else verdict
 
 
@@ -152,6 +155,7 @@ def sign(scheme: Scheme, secret: str, request: Request, now: float) -> Signed:
 
     Raises ConfigError for a key of another kind, or a request that lacks what `require` names.
     """
+    scheme = pin_algorithm(scheme, secret)
     names = scheme.require or ("(request-target)", "date", DIGEST)
     own = (("Date", TIME_WRITERS["httpdate"](now)), ("Digest", write_digest(request.body)))
     added = tuple(line for line in own if line[0].lower() in names and not request.values(line[0]))

@@ -17,7 +17,7 @@ from gateway.schemes import Scheme
 from gateway.verifiers.claims import judge_age, unsignable
 from gateway.verifiers.components import Component, Coverage, read_coverage, write_base
 from gateway.verifiers.digests import HASHES, holds_content_digest, write_content_digest
-from gateway.verifiers.messagekeys import find_key, sign_bytes
+from gateway.verifiers.messagekeys import BY_KEY, find_key, pin_algorithm, sign_bytes
 from gateway.verifiers.placing import Signed
 
 MAX_SIGNATURES: Final = 5
@@ -112,12 +112,13 @@ def refuse_twice(key: str, context: str) -> None:
 
 
 def judge_signature(scheme: Scheme, secrets: Sequence[str], request: Request, labelled: Labelled) -> Verdict:
-    if labelled.coverage.parameters.get("alg", scheme.alg) != scheme.alg:
+    named = labelled.coverage.parameters.get("alg")
+    if scheme.alg != BY_KEY and named not in (None, scheme.alg):
         return refuse("mismatch")
     base = write_base(labelled.coverage, request)
     if isinstance(base, Verdict):
         return base
-    return find_key(scheme, secrets, labelled.signature, base)
+    return find_key(scheme, secrets, labelled.signature, base, None if named is None else {named})
 
 
 def judge_rest(scheme: Scheme, request: Request, coverage: Coverage, now: float) -> Verdict | None:
@@ -167,6 +168,7 @@ def sign(scheme: Scheme, secret: str, request: Request, now: float) -> Signed:
 
     Covered is what `require` names, or COVERED. Raises ConfigError when the request lacks some of it.
     """
+    scheme = pin_algorithm(scheme, secret)
     added = () if request.values(DIGEST) else (("Content-Digest", write_content_digest(request.body)),)
     lowered = tuple((name.lower(), value) for name, value in added)
     whole = Request(request.method, request.url, (*request.headers, *lowered), request.body)

@@ -17,6 +17,7 @@ from gateway.verifiers.keys import check, find_match, judge_match, read_keys
 from gateway.verifiers.placing import Signed, add_value
 
 BASIC_WORD: Final = "Basic "
+BEARER_WORD: Final = "Bearer "
 LEAST_BITS: Final = 128
 URL_SAFE: Final = re.compile(r"[A-Za-z0-9_-]+")
 ALPHABETS: Final = (
@@ -50,6 +51,21 @@ def sign_basic(scheme: Scheme, secret: str, request: Request, now: float) -> Sig
     """The credentials in their header."""
     value = BASIC_WORD + encode_base64(secret.encode())
     return add_value(scheme.plan.proof, value, request, scheme.header)
+
+
+def verify_authorization(scheme: Scheme, secrets: Sequence[str], request: Request, now: float) -> Verdict:
+    """`Authorization` in either way that a sender may be set up with: `Bearer` and the secret, or Basic credentials."""
+    value = read_proof(scheme.plan.proof, request)
+    if isinstance(value, str) and value.startswith(BEARER_WORD):
+        return compare(secrets, read_prefixed(scheme, request, BEARER_WORD))
+    return verify_basic(scheme, secrets, request, now)
+
+
+def sign_authorization(scheme: Scheme, secret: str, request: Request, now: float) -> Signed:
+    """Basic credentials of `user:password`, a bearer token of anything else."""
+    if ":" in secret:
+        return sign_basic(scheme, secret, request, now)
+    return add_value(scheme.plan.proof, BEARER_WORD + secret, request, scheme.header)
 
 
 def verify_url(scheme: Scheme, secrets: Sequence[str], request: Request, now: float) -> Verdict:

@@ -464,6 +464,17 @@ def test_what_an_app_has_to_say(verify_: dict[str, Any], field: str, words: str)
     assert caught.value.details["path"] == field
 
 
+def test_topics_may_stand_beside_verify() -> None:
+    """The topics of an app count wherever it names them, as those of WebSub do."""
+    app = App(
+        id=1, name="a", verify={"scheme": "aws-sns", "topics": [TOPIC]}, topics=("arn:aws:sns:eu-west-1:1:other",)
+    )
+    check_app(app)
+    scheme = LiveApp(app, lambda *_: None).scheme
+    assert scheme is not None
+    assert scheme.topics == (TOPIC, "arn:aws:sns:eu-west-1:1:other")
+
+
 @pytest.mark.parametrize(
     "verify_",
     [{"scheme": "aws-sns", "topics": [TOPIC]}, {"scheme": "paypal", "webhook_id": "9X"}, {"scheme": "travis"}],

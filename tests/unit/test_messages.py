@@ -600,6 +600,33 @@ def test_the_draft_by_authorization() -> None:
     assert refusal(judged, "secret", posted(b"", ("authorization", bare))) == "malformed_header"
 
 
+@pytest.mark.parametrize("base", ["rfc9421", "cavage"])
+def test_the_key_says_how(base: str) -> None:
+    """Without `alg` each secret's kind decides: several kinds at once are each taken for what they are."""
+    judged = app_scheme({"scheme": base})
+    kinds = ["hmac-sha256", *(("rsa-v1_5-sha256",) if base == "cavage" else KEYS)]
+    pairs = [secrets_of(alg) for alg in kinds]
+    public = [shown for _, shown in pairs]
+    for place, (private, _) in enumerate(pairs):
+        request = signed(judged, private, posted())
+        verdict = verify(judged, public, request, NOW)
+        assert (verdict.valid, public[verdict.secret or 0]) == (True, public[place])
+        assert (
+            refusal(judged, secrets_of("hmac-sha256", 2)[1] if place else public_pem("rsa", 2), request) == "mismatch"
+        )
+
+
+def test_a_public_key_is_never_a_shared_secret() -> None:
+    """Where the key decides, what is signed with a public key's text by HMAC is refused: everybody has that text."""
+    text = public_pem("ed25519")
+    judged = app_scheme({"scheme": "rfc9421"})
+    forged = signed(scheme(), base64.b64encode(text.encode()).decode(), posted())
+    assert refusal(judged, text, forged) == "mismatch"
+    with pytest.raises(ConfigError, match="public key"):
+        check_secret(judged, private_pem("ed25519"), "secret")
+    check_secret(judged, text, "secret")
+
+
 def test_the_draft_by_created() -> None:
     """The time may be a parameter of the signature, where the configuration says so."""
     fields = {
@@ -618,7 +645,6 @@ def test_the_draft_by_created() -> None:
 @pytest.mark.parametrize(
     ("written", "words"),
     [
-        ({"kind": "rfc9421"}, "alg: kind rfc9421 takes one of hmac-sha256"),
         ({"scheme": "rfc9421", "alg": "sha256"}, "alg: kind rfc9421 takes one of"),
         ({"scheme": "rfc9421", "key": "whsec"}, "key: kind rfc9421 takes one of"),
         ({"scheme": "rfc9421", "header": "Signature"}, "header: means nothing for kind rfc9421"),

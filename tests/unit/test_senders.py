@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import ConfigError
-from gateway.kinds import TAKES
+from gateway.kinds import SHARED, TAKES
 from gateway.proofs import REASONS
 from gateway.signatures import PRESETS, Request, Scheme, check_secret, judge, sign_request, verify
 from tests.tools_senders import ADYEN, BASE, NOW, bare_request, key_of, signed_by, with_lines
@@ -212,7 +212,7 @@ def test_an_unsigned_request_is_refused(name: str) -> None:
     assert reason_of(name, (key.public,), bare) in ("missing_header", "missing_proof", "mismatch")
 
 
-@pytest.mark.parametrize("name", sorted(name for name in NAMES if PRESETS[name].kind not in ("token", "basic", "url")))
+@pytest.mark.parametrize("name", sorted(name for name in NAMES if PRESETS[name].kind not in SHARED))
 def test_a_changed_request_is_refused(name: str) -> None:
     """Each preset whose sender signs refuses a body in which one signed byte is another."""
     key = key_of(PRESETS[name])

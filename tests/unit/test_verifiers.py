@@ -610,7 +610,7 @@ def test_what_is_signed_of_the_content(name: str, kind: str, body: bytes, conten
             {"kind": "hmac", "proof": "header:X"},
             "verify.proof: 'header:X' says not where the value stands; write body:",
         ),
-        ({"kind": "twilio"}, "verify.header: is missing; kind twilio needs"),
+        ({"kind": "token"}, "verify.header: is missing; kind token needs"),
         ({"scheme": "twilio", "tolerance": 5}, "verify."),
         ({"scheme": "twilio", "alg": "sha256x"}, "verify.alg: invalid enum value"),
         ({"scheme": "twilio", "alg": "sha512"}, "verify.alg: kind twilio takes one of sha1, sha256"),
@@ -638,6 +638,45 @@ def test_written_out_schemes_of_the_extensions() -> None:
                "template": "{timestamp}{body}", "ts": "header:X-Signature-Timestamp", "delivery_id": "body:id",
                "event_type": "body:type", "content_types": ["application/json"]}  # fmt: skip
     assert read_scheme(discord, "verify") == PRESETS["discord"]
+
+
+@pytest.mark.parametrize("name", ["adyen", "hubspot-v1", "jenkins-gwt", "netlify", "travis", "twilio", "websub"])
+def test_a_kind_of_one_sender_is_complete(name: str) -> None:
+    """Written out by its kind alone it is the sender's preset."""
+    assert read_scheme({"kind": name}, "verify") == PRESETS[name]
+
+
+@pytest.mark.parametrize(
+    "written", ["sha256={hex}", "{hex}", "HMAC {hex}", "{base64}", "sha256={base64}", "HMAC {base64}"]
+)
+def test_jenkins_takes_any_spelling(written: str) -> None:
+    """Its trigger plugin reads hex and base64, alone or after either prefix; and neither half of a digest nor both."""
+    digest = hmac.new(b"a secret", b"{}", "sha256").digest()
+    texts = {"hex": digest.hex(), "base64": base64.b64encode(digest).decode()}
+
+    def judged(text: str, body: bytes = b"{}") -> str:
+        request = Request("POST", "", (("x-hub-signature", text),), body)
+        return verify(PRESETS["jenkins-gwt"], ("old one", "a secret"), request, 0.0).reason
+
+    text = written.format(**texts)
+    assert judged(text) == "valid"
+    assert judged(text, b"{ }") == "mismatch"
+    assert {judged(text[:-2]), judged(text + "00"), judged("sha256=")} == {"bad_encoding"}
+
+
+def test_alertmanager_either_way() -> None:
+    """Basic credentials or a bearer token, whichever the secret is; another word, or another value, is refused."""
+    cases = [
+        ("am:secret", "Basic YW06c2VjcmV0", "valid"),
+        ("am-token", "Bearer am-token", "valid"),
+        ("am-token", "Bearer am-tokem", "mismatch"),
+        ("am-token", "Bearer ", "malformed_header"),
+        ("am-token", "am-token", "malformed_header"),
+        ("am:secret", "Basic YW06c2VjcmV0eA==", "mismatch"),
+    ]
+    for secret, value, reason in cases:
+        request = Request("POST", "", (("authorization", value),), b"{}")
+        assert verify(PRESETS["alertmanager"], (secret,), request, 0.0).reason == reason
 
 
 def test_a_sender_without_a_signature_may_get_another_proof() -> None:
