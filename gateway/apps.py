@@ -91,7 +91,7 @@ class App(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True,
     headers: tuple[str, ...] = ()
     content_types: tuple[str, ...] = ()
     files: FileRules = FileRules()
-    json_field: str | None = None
+    json_field: Annotated[str, msgspec.Meta(min_length=1)] | None = None
     respond: ResponseSettings | None = None
     disabled: bool = False
     max_body: Annotated[int, msgspec.Meta(ge=1)] | None = None

@@ -10,6 +10,7 @@ Source: GitHub, "Repository webhooks", `/repos/{owner}/{repo}/hooks/{hook_id}/de
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any
@@ -21,8 +22,8 @@ from gateway.retries import read_duration
 from gateway.secrets import SecretRef
 
 GITHUB = "https://api.github.com"
-NAME = r"^[A-Za-z0-9._-]{1,100}$"
-REPOSITORY = r"^[A-Za-z0-9._-]{1,100}/[A-Za-z0-9._-]{1,100}$"
+NAME = re.compile(r"(?!\.{1,2}(/|$))[A-Za-z0-9._-]{1,100}")
+REPOSITORY = re.compile(rf"{NAME.pattern}/{NAME.pattern}")
 PING = "ping"
 SETTLE_MS = 60_000
 """A delivery this young may still be on its way in."""
@@ -43,8 +44,8 @@ class ReconcileSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
 
     hook: Annotated[int, msgspec.Meta(ge=1)]
     token: SecretRef
-    repository: Annotated[str, msgspec.Meta(pattern=REPOSITORY)] | None = None
-    organization: Annotated[str, msgspec.Meta(pattern=NAME)] | None = None
+    repository: str | None = None
+    organization: str | None = None
     every: str | float = "5m"
     api: str = GITHUB
 
@@ -68,9 +69,12 @@ def check_reconcile(settings: ReconcileSettings, sender: str | None) -> None:
     if (settings.repository is None) == (settings.organization is None):
         message = "name the repository (owner/name) or the organization that has the hook, one of them"
         raise ConfigError(message, path="reconcile.repository")
-    if any(part in (".", "..") for part in (settings.repository or "").split("/")):
-        message = "a repository is written owner/name"
+    if settings.repository is not None and not REPOSITORY.fullmatch(settings.repository):
+        message = f"a repository is written owner/name, as in acme/site, not {settings.repository!r}"
         raise ConfigError(message, path="reconcile.repository")
+    if settings.organization is not None and not NAME.fullmatch(settings.organization):
+        message = f"an organization is written by its short name, as in its URL, not {settings.organization!r}"
+        raise ConfigError(message, path="reconcile.organization")
     if not SHORTEST <= settings.seconds <= LONGEST:
         message = "write a time from 1m to 1d"
         raise ConfigError(message, path="reconcile.every")

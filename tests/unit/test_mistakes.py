@@ -10,6 +10,8 @@ STEP = "workflows:\n  - name: w\n    steps:\n      - id: s\n        %s\n"
 MORE = "workflows:\n  - name: w\n    steps:\n      - id: s\n        transform: 1\n        %s\n"
 FIELD = "workflows:\n  - name: w\n    steps: [{id: s, transform: 1}]\n    %s\n"
 APP = "apps:\n  - name: a\n    verify: none\n    %s\n"
+SENDER = "apps:\n  - name: a\n    verify: {scheme: %s, secrets: [{env: A}]%s}\n    %s\n"
+HUB = SENDER % ("github", "", "reconcile: {hook: 1, token: {env: T}, %s}")
 
 # the file, the line and column of the mistake, the end of its path, words of its hint
 TABLE: dict[str, tuple[str, int, int, str, str]] = {
@@ -90,6 +92,43 @@ TABLE: dict[str, tuple[str, int, int, str, str]] = {
         "(there are: batch, callback, concurrency, ",
     ),
     "an output of no step": (FIELD % "output: {a: '${steps.t.output}'}", 4, 14, "output.a", "(steps: s)"),
+    "a form's field": (APP % "form: {origin: []}", 4, 12, "form.origin", "did you mean `origins`?"),
+    "a page of a form": (APP % "form: {redirect: /thanks}", 4, 12, "form.redirect", "is no page's address"),
+    "an answer of failure": (APP % "respond: {status: 500}", 4, 15, "respond.status", "<= 299"),
+    "an answer's slip": (APP % "respond: {body: '${evnt.type}'}", 4, 15, "respond.body", "did you mean `event`?"),
+    "a file's type": (APP % "files: {types: [pdf]}", 4, 21, "files.types[0]", "`image/png`"),
+    "a file's field": (APP % "files: {count: 3}", 4, 13, "files.count", "did you mean `max_count`?"),
+    "a network by name": (APP % "networks: [example.com]", 4, 16, "networks[0]", "write 203.0.113.0/24"),
+    "a rate of none": (APP % "rate: 0/minute", 4, 5, "rate", "write 60/minute"),
+    "a method": (APP % "methods: [post]", 4, 15, "methods[0]", "there are: DELETE, PATCH, POST, PUT"),
+    "a content type": (APP % "content_types: [json]", 4, 21, "content_types[0]", "is no content type"),
+    "topics for nobody": (APP % "topics: [https://x.example]", 4, 5, "topics", "`scheme: websub` or `aws-sns`"),
+    "no topics": (SENDER % ("websub", "", "id: 1"), 2, 5, "topics", "`topics: [..]`"),
+    "no webhook's id": (SENDER % ("paypal", "", "id: 1"), 3, 5, "verify.webhook_id", "id that PayPal shows"),
+    "a webhook's id": (
+        SENDER % ("github", ", webhook_id: x", "id: 1"),
+        3,
+        51,
+        "webhook_id",
+        "means nothing for kind hmac",
+    ),
+    "a handshake": (SENDER % ("orqo", ", handshake: slak", "id: 1"), 3, 49, "handshake", "did you mean 'slack'?"),
+    "no public URL": (SENDER % ("square", "", "id: 1"), 2, 5, "public_url", "write the one it was given"),
+    "a public path": (SENDER % ("square", "", "public_url: /in"), 4, 5, "public_url", "https://host/path"),
+    "a header of secrets": (APP % "headers: [Authorization]", 4, 15, "headers[0]", "shows who sends"),
+    "a header of words": (APP % "headers: ['X Y']", 4, 15, "headers[0]", "is no header's name"),
+    "a nameless field": (APP % "json_field: ''", 4, 5, "json_field", "length >= 1"),
+    "a bottomless body": (APP % "max_depth: 100000", 4, 5, "max_depth", "<= 200"),
+    "a repository": (HUB % "repository: site", 4, 43, "reconcile.repository", "written owner/name"),
+    "an organization": (HUB % "organization: 'a b'", 4, 43, "reconcile.organization", "its short name"),
+    "a hasty round": (HUB % "repository: a/b, every: 1s", 4, 60, "reconcile.every", "from 1m to 1d"),
+    "another's list": (
+        SENDER % ("gitlab", "", "reconcile: {hook: 1, token: {env: T}, repository: a/b}"),
+        4,
+        5,
+        "reconcile",
+        "`scheme: github`",
+    ),
     "a callback's URL": (APP % "callback: {url: x.example, secret: {env: A}}", 4, 16, "callback.url", "https://host/"),
     "a callback's secret": (APP % "callback: {url: 'https://x.example', secret: a}", 4, 42, ".secret", "{env: NAME}"),
     "a sealed secret": (
