@@ -11,9 +11,10 @@ from typing import Any, Literal
 import msgspec
 
 from gateway.adapters import AdapterSettings
-from gateway.apps import App, read_verify, rules_of
+from gateway.apps import App, read_sender, read_verify, rules_of
 from gateway.callbacks import Attempt, Callback, Hindrance
 from gateway.credits import Balance
+from gateway.handshakes import NONE, find_kind
 from gateway.hooks import Hook
 from gateway.registrations import Registration
 from gateway.rules import NO_USES, KeptSecret, SecretUse, use_name
@@ -165,9 +166,15 @@ class SecretUseDocument(msgspec.Struct, frozen=True, kw_only=True):
     last_used_at: str | None
 
 
-class AppDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """A registered sender. `secrets` says where each is kept, never what it is; `secret_uses` which are in use.
+DOOR = (
+    *("topics", "webhook_origins", "webhook_rate", "methods", "networks", "rate", "max_body", "max_depth"),
+    *("content_types", "headers", "files", "json_field", "form", "respond", "reconcile"),
+)
 
+
+class AppDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """A registered sender. `secrets` says where each is kept, never what it is; `secret_uses` which are in use; `door`
+    what else it says of who may come and of what it takes, in the words of gateway.yaml, as far as it says any.
     `problem` says why it refuses everything, where it does.
     """
 
@@ -179,6 +186,9 @@ class AppDocument(msgspec.Struct, frozen=True, kw_only=True):
     capabilities: tuple[str, ...]
     adapter: str | None
     scheme: str | None
+    handshake: str | None
+    public_url: str | None
+    door: dict[str, Any]
     secrets: list[str]
     secret_uses: list[SecretUseDocument]
     triggers: list[str]
@@ -423,6 +433,9 @@ def _app_fields(
         "capabilities": app.capabilities,
         "adapter": app.adapter.url if isinstance(app.adapter, AdapterSettings) else app.adapter,
         "scheme": _name_scheme(app),
+        "handshake": handshake_of(app),
+        "public_url": app.public_url,
+        "door": _describe_door(app),
         "secrets": [reference.label for reference in secrets],
         "secret_uses": [
             _describe_use(app, kept, reference, uses)
@@ -437,6 +450,21 @@ def _app_fields(
         "credits": _describe_balance(balance),
         "problem": problem,
     }
+
+
+def handshake_of(app: App) -> str | None:
+    """The name of its handshake, where it has one."""
+    scheme, _ = read_verify(app)
+    name = find_kind(None if scheme is None else scheme.handshake, read_sender(app.verify))
+    return None if name == NONE else name
+
+
+def _describe_door(app: App) -> dict[str, Any]:
+    written, scheme = msgspec.to_builtins(app), read_verify(app)[0]
+    written |= {"topics": scheme.topics} if scheme is not None and scheme.topics else {}
+    if app.reconcile is not None:
+        written["reconcile"]["token"] = app.reconcile.token.label
+    return {name: written[name] for name in DOOR if name in written}
 
 
 def _hook_fields(hook: Hook) -> dict[str, Any]:

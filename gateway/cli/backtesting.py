@@ -78,7 +78,7 @@ def _tell(looked: int, count: int) -> None:
 def draw_backtest(screen: Any, found: Backtest) -> None:
     """What differs, by app and trigger, with a few events to look at."""
     screen.print(
-        f"\n{found.looked_at} events looked at" + (f"; {found.others} others passed over" if found.others else "")
+        f"\n{found.looked_at} events looked at" + (f", and {found.others} passed over" if found.others else "")
     )
     for name, count in found.gone.items():
         screen.print(f"[red]app {written(name)} is not in the file:[/red] {count} events")

@@ -19,6 +19,7 @@ from gateway.cli.common import (
     print_json,
     table,
     with_store,
+    written,
 )
 
 apps = typer.Typer(help="Apps: list, show, add, change, remove.", no_args_is_help=True)
@@ -74,8 +75,9 @@ def show_app(name: Annotated[str, typer.Argument(help="Id, name or token.")], js
         print_json(document)
         return
     words = {"credits": _credit_words(document["credits"]), "secret_uses": _use_words(document["secret_uses"])}
-    for field, value in (document | words).items():
-        out().print(f"[dim]{field:<14}[/dim] {value if value not in (None, []) else '–'}")
+    shown = document | words
+    for field, value in (shown | shown.pop("door")).items():
+        out().print(f"[dim]{field:<15}[/dim] {written(_in_words(value))}")
 
 
 @apps.command("add")
@@ -181,6 +183,16 @@ def _change_app(work: Callable[[Shard], Coroutine[Any, Any, Any]], done: str, js
     out().print(f"[green]✔[/green] app [bold]{document['name']}[/bold] {done}")
 
 
+def _in_words(value: Any) -> str:
+    """A value of a document on one line: lists and fields with commas, `–` for nothing."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {_in_words(each)}" for name, each in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_in_words, value)) or "–"
+    words = {None: "–", True: "yes", False: "no"}
+    return words[value] if value is None or isinstance(value, bool) else str(value)
+
+
 async def _describe_apps(shard: Shard, apps: list[Any]) -> list[dict[str, Any]]:
     from gateway.documents import describe_app, plain, uses_of
     from gateway.store.lookups import find_unopened
@@ -194,6 +206,7 @@ async def _describe_apps(shard: Shard, apps: list[Any]) -> list[dict[str, Any]]:
 async def _describe_pairing(shard: Shard, app: Any) -> dict[str, Any]:
     """Of an app whose sender hands over the secret: since when it has it; and Notion's, which Notion asks for."""
     from gateway.apps import read_verify
+    from gateway.documents import handshake_of
     from gateway.runs import iso
 
     if not any(reference.paired for reference in read_verify(app)[1]):
@@ -202,15 +215,7 @@ async def _describe_pairing(shard: Shard, app: Any) -> dict[str, Any]:
     if found is None:
         return {"paired_at": None, "waits_for": "the secret that its sender hands over"}
     at, secret = found
-    return {"paired_at": iso(at)} | ({"verification_token": secret} if _handshake_of(app) == "notion" else {})
-
-
-def _handshake_of(app: Any) -> str:
-    from gateway.apps import read_sender, read_verify
-    from gateway.handshakes import find_kind
-
-    scheme, _ = read_verify(app)
-    return find_kind(scheme.handshake if scheme else None, read_sender(app.verify))
+    return {"paired_at": iso(at)} | ({"verification_token": secret} if handshake_of(app) == "notion" else {})
 
 
 def _describe_new(made: Any) -> dict[str, Any]:

@@ -161,4 +161,6 @@ def test_three_secrets_at_once(running: Machine) -> None:
         return [use["count"] >= 1 for use in uses] == [True] * 3
 
     until(counted, "the uses of the three secrets")
-    assert "env LEDGER_OLDEST: used" in running.run("app", "show", "ledger").stdout
+    shown = running.run("app", "show", "ledger").stdout
+    assert "env LEDGER_OLDEST: used" in shown
+    assert "capabilities    receive, send" in shown
