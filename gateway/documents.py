@@ -11,10 +11,10 @@ from typing import Any, Literal
 import msgspec
 
 from gateway.adapters import AdapterSettings
-from gateway.apps import App, read_sender, read_verify, rules_of
+from gateway.apps import App, read_verify, rules_of
 from gateway.callbacks import Attempt, Callback, Hindrance
 from gateway.credits import Balance
-from gateway.handshakes import NONE, find_kind
+from gateway.door_documents import describe_door, handshake_of
 from gateway.hooks import Hook
 from gateway.registrations import Registration
 from gateway.rules import NO_USES, KeptSecret, SecretUse, use_name
@@ -164,12 +164,6 @@ class SecretUseDocument(msgspec.Struct, frozen=True, kw_only=True):
     count: int
     since: str | None
     last_used_at: str | None
-
-
-DOOR = (
-    *("topics", "webhook_origins", "webhook_rate", "methods", "networks", "rate", "max_body", "max_depth"),
-    *("content_types", "headers", "files", "json_field", "form", "respond", "reconcile"),
-)
 
 
 class AppDocument(msgspec.Struct, frozen=True, kw_only=True):
@@ -435,7 +429,7 @@ def _app_fields(
         "scheme": _name_scheme(app),
         "handshake": handshake_of(app),
         "public_url": app.public_url,
-        "door": _describe_door(app),
+        "door": describe_door(app),
         "secrets": [reference.label for reference in secrets],
         "secret_uses": [
             _describe_use(app, kept, reference, uses)
@@ -450,21 +444,6 @@ def _app_fields(
         "credits": _describe_balance(balance),
         "problem": problem,
     }
-
-
-def handshake_of(app: App) -> str | None:
-    """The name of its handshake, where it has one."""
-    scheme, _ = read_verify(app)
-    name = find_kind(None if scheme is None else scheme.handshake, read_sender(app.verify))
-    return None if name == NONE else name
-
-
-def _describe_door(app: App) -> dict[str, Any]:
-    written, scheme = msgspec.to_builtins(app), read_verify(app)[0]
-    written |= {"topics": scheme.topics} if scheme is not None and scheme.topics else {}
-    if app.reconcile is not None:
-        written["reconcile"]["token"] = app.reconcile.token.label
-    return {name: written[name] for name in DOOR if name in written}
 
 
 def _hook_fields(hook: Hook) -> dict[str, Any]:

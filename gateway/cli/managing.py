@@ -206,7 +206,7 @@ async def _describe_apps(shard: Shard, apps: list[Any]) -> list[dict[str, Any]]:
 async def _describe_pairing(shard: Shard, app: Any) -> dict[str, Any]:
     """Of an app whose sender hands over the secret: since when it has it; and Notion's, which Notion asks for."""
     from gateway.apps import read_verify
-    from gateway.documents import handshake_of
+    from gateway.door_documents import handshake_of
     from gateway.runs import iso
 
     if not any(reference.paired for reference in read_verify(app)[1]):
