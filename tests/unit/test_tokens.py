@@ -44,7 +44,11 @@ def test_a_letter_too_many_or_too_few_is_refused(place: int, letter: str) -> Non
     assert read_id(TEXT[:place] + TEXT[place + 1 :]) is None or place == len(TEXT)
 
 
-@pytest.mark.parametrize("text", ["", "gw_api_", TEXT + "\n", " " + TEXT, TEXT.upper(), "gw_api_" + "0" * 52, "\ud800"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "gw_api_", TEXT + "\n", " " + TEXT, TEXT.upper(), "gw_api_" + "0" * 52, "\ud800"],
+    ids=["empty", "bare", "line", "space", "upper", "zeros", "surrogate"],
+)
 def test_what_is_no_token_is_refused(text: str) -> None:
     """Text of another form has no id."""
     assert read_id(text) is None
