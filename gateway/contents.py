@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from gateway.apps import LiveApp
-from gateway.duplicates import find_duplicate, has_duplicate
+from gateway.duplicates import UNREAD, find_duplicate, has_duplicate
 from gateway.envelopes import open_envelope
 from gateway.errors import BadRequest, Refused, Unprocessable, UnsupportedMedia
 from gateway.events import Content, Head, event_values, parse_body
@@ -177,7 +177,7 @@ def read_as(decode: Callable[[bytes], Read], body: bytes, levels: int = MOST_LEV
     try:
         found = decode(body)
         # Of what it skips the parser does not see whether it is UTF-8.
-        text = body.decode()
+        body.decode()
     except msgspec.ValidationError as error:
         # The parser stopped there: what follows need not even be JSON, which is worse than a wrong shape.
         if decode is not _decode_anything:
@@ -187,7 +187,7 @@ def read_as(decode: Callable[[bytes], Read], body: bytes, levels: int = MOST_LEV
         raise _malformed(body, error, levels) from None
     if is_too_deep(body, levels):
         raise _too_deep(levels)
-    if has_duplicate(text):
+    if has_duplicate(body, found if decode is _decode_anything else UNREAD):
         raise _doubled(body)
     return found
 

@@ -6,7 +6,6 @@ Pure but for the directory in memory: the same request against the same director
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -107,6 +106,7 @@ class Arrival:
         self.delivery_id = delivery_id(proof.scheme, request, document)
         self.type = event_type(proof.scheme, request, document)
         self.signed_id = True
+        self._values: dict[str, Any] = {}
         if read.envelope is not None:
             self._take_over(read.envelope)
 
@@ -129,13 +129,15 @@ class Arrival:
             return self.read
         return restore_content(Head(headers=self.headers, decision=UNDECIDED), self.request.body)
 
-    @cached_property
+    @property
     def values(self) -> dict[str, Any]:
         """What expressions see. Made when one asks: hardly anything does of a direct request."""
-        event = event_values(
-            self.event_id, self.type, self.delivery_id, self.content, self.headers, self.request.method, self.query
-        )
-        return {"event": event, "app": {"id": self.app.id, "name": self.app.app.name}}
+        if not self._values:
+            event = event_values(
+                self.event_id, self.type, self.delivery_id, self.content, self.headers, self.request.method, self.query
+            )
+            self._values = {"event": event, "app": {"id": self.app.id, "name": self.app.app.name}}
+        return self._values
 
 
 UNDECIDED = Decision(outcome="")

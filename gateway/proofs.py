@@ -64,8 +64,8 @@ class Request(Struct, frozen=True):
     @classmethod
     def from_asgi(cls, scope_method: str, url: str, raw_headers: Iterable[tuple[bytes, bytes]], body: bytes) -> Request:
         """The request of an ASGI scope; `raw_headers` is `scope["headers"]`, `body` the whole body."""
-        headers = tuple((name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in raw_headers)
-        return cls(scope_method, url, headers, body)
+        headers = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in raw_headers]
+        return cls(scope_method, url, tuple(headers), body)
 
     def values(self, name: str) -> list[str]:
         """Every line of the header `name`, in order of arrival."""

@@ -179,7 +179,7 @@ class Scheme(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict
         """The scheme's texts, read."""
         return compile_plan(self)
 
-    @property
+    @cached_property
     def signed_id(self) -> bool:
         """False when the delivery id lies outside the signature, so that a replay may carry another one.
 

@@ -33,8 +33,8 @@ def answer(receipt: Receipt) -> tuple[int, dict[str, Any]]:
         runs = [run_words(run) for run in receipt.runs]
         return IGNORED, {"event_id": receipt.event_id, "status": "skipped", "runs": runs}
     runs = [run_words(run) for run in receipt.runs]
-    first = next(run for run in receipt.runs if not run.skipped)
-    return ACCEPTED, {**run_words(first), "event_id": receipt.event_id, "runs": runs}
+    first = next(words for words in runs if "skipped" not in words)
+    return ACCEPTED, {**first, "event_id": receipt.event_id, "runs": runs}
 
 
 def run_words(run: Started) -> dict[str, Any]:

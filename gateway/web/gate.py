@@ -25,7 +25,8 @@ class Gate:
         self.check_network(app, scope)
         if app.form is not None:
             app.form.check_origin(values_of(scope, b"origin"))
-        await self.count(app)
+        if app.admission.rate is not None:
+            await self.count(app)
 
     def check_network(self, app: LiveApp, scope: Scope) -> None:
         """Raises Forbidden for an address that the app takes nothing from."""

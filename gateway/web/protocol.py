@@ -1,4 +1,4 @@
-"""uvicorn, with three things changed: how long a request's head may be, how answers leave, and how the server stops."""
+"""uvicorn, with four things changed: how long a head may be, how answers leave, what is known of a body, how it stops."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any, cast
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from gateway.web.bodies import WHOLE
 
 LARGEST_HEAD = 65_536
 """Bytes of a request's first line and headers, beside those that came in one piece with its beginning."""
@@ -50,7 +52,10 @@ class HeadTooLarge(Exception):
 
 
 class Protocol(HttpToolsProtocol):
-    """uvicorn's HTTP on httptools, with bounds for a request's head, which it has none for, and joined writes."""
+    """uvicorn's HTTP on httptools, with bounds for a request's head, which it has none for, and joined writes.
+
+    A request that has come whole says so in its scope.
+    """
 
     _in_head = False
     _head_size = 0
@@ -76,6 +81,10 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(cast("asyncio.Transport", JoinedWrites(transport, self.loop)))
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        cast("dict[str, Any]", self.scope)[WHOLE] = True
 
 
 class Server(uvicorn.Server):

@@ -40,7 +40,8 @@ def doubles(value: Any) -> bool:
 def test_a_name_that_stands_twice_is_found_wherever_it_is(value: Any) -> None:
     """Both looks agree with the plain one: at any depth, within lists, whatever characters a name has."""
     text = write(value)
-    assert has_duplicate(text) == doubles(value)
+    assert has_duplicate(text.encode()) == doubles(value)
+    assert has_duplicate(text.encode(), json.loads(text)) == doubles(value)
     assert (find_duplicate(text.encode()) is not None) == doubles(value)
 
 
@@ -51,6 +52,8 @@ def test_a_name_that_stands_twice_is_found_wherever_it_is(value: Any) -> None:
         (b'{"workflow_id": 15,\n "else": [1, {"b": 1,\n  "b": 2}]}', "b", 3, 3),
         (b'{"workflow_id": 15, "a": 1, "\\u0061": 2}', "a", 1, 29),
         (b'{"workflow_id": 15, "a": "\\"a\\":", "b": {"a": 1}, "a" : 2}', "a", 1, 51),
+        (b'{"workflow_id": 15, "a": "\\u003a", "a": 1}', "a", 1, 36),
+        (b'{"workflow_id": 15, "a": 1, "a": "\\u003A"}', "a", 1, 29),
         (b'{"__proto__": 1, "workflow_id": 15, "__proto__": 2}', "__proto__", 1, 37),
     ],
 )
