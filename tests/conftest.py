@@ -11,8 +11,10 @@ import redis
 
 from tests.tools import Valkey
 
-# A machine under load is slow, not wrong; and a failure prints all it takes to see it again.
-hypothesis.settings.register_profile("gateway", deadline=None, database=None, print_blob=True)
+# A machine under load is slow, not wrong; and a failure prints all it takes to see it again. Each run tries the same, so
+# that nobody's change fails by another's bad luck; `pytest --hypothesis-profile=search` looks for something new.
+hypothesis.settings.register_profile("search", deadline=None, database=None, print_blob=True)
+hypothesis.settings.register_profile("gateway", hypothesis.settings.get_profile("search"), derandomize=True)
 hypothesis.settings.load_profile("gateway")
 
 
