@@ -18,3 +18,16 @@ async def end_tasks(*tasks: asyncio.Task[Any] | None) -> None:
         for task in left:
             task.cancel()
         await asyncio.wait(left, timeout=AGAIN)
+
+
+async def insist_on_end(task: asyncio.Task[Any], pause: float = 5 * AGAIN) -> None:
+    """Once somebody has cancelled the task, and that was lost, cancel it again. For tasks that others end, and end once.
+
+    That it is being cancelled is seen twice, `pause` seconds apart: a timeout within it cancels it too, for a moment.
+    """
+    asked = False
+    while not task.done():
+        await asyncio.sleep(pause)
+        if asked and task.cancelling():
+            task.cancel()
+        asked = task.cancelling() > 0

@@ -38,7 +38,7 @@ from gateway.store.registry import Registry
 from gateway.store.retention import DAY_MS, Limits, Retention
 from gateway.store.ticking import Ticking
 from gateway.store.waiting import tell_delta
-from gateway.tasks import end_tasks
+from gateway.tasks import end_tasks, insist_on_end
 from gateway.verdicts import Bearing
 from gateway.web.client import new_client
 from gateway.web.reconciler import Reconciler
@@ -254,12 +254,13 @@ async def _on_startup(ctx: dict[Any, Any]) -> None:
     stack = contextlib.AsyncExitStack()
     parts = await stack.enter_async_context(open_parts(settings))
     callbacks = parts.callback_dispatcher()
-    loop = asyncio.get_running_loop()
+    loop, main = asyncio.get_running_loop(), asyncio.current_task()
+    assert main is not None
     ctx.update(
         parts=parts,
         stack=stack,
         callbacks=callbacks,
-        tasks=[loop.create_task(each) for each in (*parts.loops(), callbacks.async_run())],
+        tasks=[loop.create_task(each) for each in (*parts.loops(), callbacks.async_run(), insist_on_end(main))],
     )
 
 

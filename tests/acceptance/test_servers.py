@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -153,12 +153,17 @@ def test_a_stopped_stock_worker_hands_its_run_over(receiver: Machine, tmp_path: 
     assert [effect["step"] for effect in receiver.effects(what="start", key="handed")] == ["a", "b", "b", "c"]
 
 
-def _stock_worker(machine: Machine) -> subprocess.Popen[bytes]:
+@contextmanager
+def _stock_worker(machine: Machine) -> Iterator[subprocess.Popen[bytes]]:
     arq = str(Path(sys.executable).with_name("arq"))
+    argv = [arq, "workers.main.WorkerSettings"]
     with machine.log.open("ab") as log:
-        return subprocess.Popen(
-            [arq, "workers.main.WorkerSettings"], cwd=machine.folder, env=machine.environ, stdout=log, stderr=log
-        )
+        worker = subprocess.Popen(argv, cwd=machine.folder, env=machine.environ, stdout=log, stderr=log)
+    try:
+        yield worker
+    finally:
+        worker.kill()
+        worker.wait()
 
 
 def _is_live(machine: Machine) -> bool:
