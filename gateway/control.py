@@ -292,6 +292,8 @@ class Control:
     async def cancel(self, run_id: int, reason: str) -> Run:
         """End a run now, whoever works on it. Raises NotFound, or Conflict when it has ended already."""
         run = await self.reader.run(run_id)
+        if run.state in TERMINAL:
+            raise _ended_already(run_id, run.state)
         problem = Problem(type="Cancelled", message=reason)
         now = int(self._clock() * 1000)
         ended = msgspec.structs.replace(run, state=State.CANCELLED, error=problem, ended_at=now)
@@ -308,9 +310,8 @@ class Control:
         )
         await self.catalog.audit.note("run.cancel", str(run_id))
         answer = await self._records.write(write)
-        if answer != "ok" or run.state == State.CANCELLED:
-            message = f"run {run_id} has ended already, as {run.state if answer == 'ok' else answer}"
-            raise Conflict(message)
+        if answer != "ok":
+            raise _ended_already(run_id, answer)
         return ended
 
     async def _tell(self, run: Run, kind: str, at: int) -> Messages:
@@ -420,3 +421,7 @@ async def until_moved(moved: asyncio.Event, seconds: float) -> None:
         async with asyncio.timeout(seconds):
             await moved.wait()
     moved.clear()
+
+
+def _ended_already(run_id: int, state: str) -> Conflict:
+    return Conflict(f"run {run_id} has ended already, as {state}")
