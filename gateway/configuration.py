@@ -7,43 +7,28 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
-import yaml
 
 from gateway.app_callbacks import CallbackSettings
-from gateway.apps import App, check_app, read_verify
+from gateway.app_checks import check_app
+from gateway.apps import App, read_verify
 from gateway.callables import complain
 from gateway.editors import choices_at, fields_at
 from gateway.egress import Finding, Policy, check_url
 from gateway.endpoints import EndpointSettings, check_endpoint, names_in
 from gateway.errors import ConfigError
+from gateway.places import Marks, Mistake, Mistakes, load_yaml, make_mistake
 from gateway.secrets import HANDED_OVER, WAYS, SecretRef
 from gateway.versions import Draft
 from gateway.workflows import Step, Workflow, prepare, read_duration_field, split_path
 
-MOST_NODES = 200_000
-MOST_LEVELS = 100
 SECTIONS = ("apps", "workflows", "endpoints")
 MADE_BY_US = ("managed_by", "sealed", "overlap_until", "public_key")
-TOO_DEEP = f"it is nested too deeply: more than {MOST_LEVELS} levels"
 UNKNOWN_FIELD = "Object contains unknown field `"
 UNKNOWN_WORD = "Invalid enum value "
 NO_OBJECT = "Expected `object"
 SECRET_FIELDS = ["env", "file", "secret"]
 MOST_NAMED = 8
 """How many fields a hint names."""
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-class Mistake(msgspec.Struct, frozen=True):
-    """Something wrong in the file: where (line and column from 1, the field), and what to do about it."""
-
-    line: int
-    column: int
-    path: str
-    message: str
-
-    def __str__(self) -> str:
-        return f"line {self.line}, column {self.column}: {self.path}: {self.message}"
 
 
 class Destination(msgspec.Struct, frozen=True):
@@ -68,15 +53,6 @@ class Configuration(msgspec.Struct, frozen=True):
     endpoints: list[EndpointSettings] = []
 
 
-class Mistakes(ConfigError):
-    """The file can't be used."""
-
-    def __init__(self, mistakes: list[Mistake]) -> None:
-        super().__init__("\n".join(str(mistake) for mistake in mistakes))
-        self.mistakes = mistakes
-
-
-Marks = dict[str, tuple[int, int]]
 Read = TypeVar("Read")
 
 
@@ -155,7 +131,7 @@ def read_workflows(text: str) -> list[Draft]:
     for name in ("apps", "endpoints"):
         if sections[name]:
             message = "only workflows are uploaded; `gateway apply` takes a whole gateway.yaml"
-            mistakes.append(_mistake(message, name, marks))
+            mistakes.append(make_mistake(message, name, marks))
     read = [
         _read_workflow(each, f"workflows[{index}]", marks, mistakes) for index, each in enumerate(sections["workflows"])
     ]
@@ -179,93 +155,6 @@ def read_draft(document: Any, marks: Marks | None = None) -> Draft:
     return Draft(workflow=workflow, document=document)
 
 
-def load_yaml(text: str) -> tuple[Any, Marks]:
-    """Plain data, and where each path of it stands. Keys are text; a key written twice is a mistake."""
-    try:
-        _check_levels(text)
-        node = yaml.compose(text, Loader=_LOADER)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        raise Mistakes([Mistake(line, column, "yaml", _reason_of(error))]) from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise Mistakes([Mistake(1, 1, "yaml", str(error).splitlines()[0])]) from None
-    marks: Marks = {"": (1, 1)}
-    return (None if node is None else _Builder(marks).build(node, "", 1)), marks
-
-
-def _check_levels(text: str) -> None:
-    # Composing calls itself for each level and would overflow the stack; parsing does not.
-    level = 0
-    for event in yaml.parse(text, Loader=_LOADER):
-        if isinstance(event, yaml.CollectionStartEvent):
-            level += 1
-            if level > MOST_LEVELS:
-                raise _too_deep(event, "yaml")
-        elif isinstance(event, yaml.CollectionEndEvent):
-            level -= 1
-
-
-def _reason_of(error: yaml.MarkedYAMLError) -> str:
-    # Newer scanners count levels themselves, and read ahead of what we count.
-    return TOO_DEEP if "nesting depth" in (error.problem or "") else error.problem or "can't be read"
-
-
-def _too_deep(place: yaml.Event | yaml.Node, path: str) -> Mistakes:
-    return Mistakes([Mistake(*_place(place), path, TOO_DEEP)])
-
-
-class _Builder:
-    """Turns YAML's nodes into plain data and notes where each stands."""
-
-    def __init__(self, marks: Marks) -> None:
-        self._marks = marks
-        self._scalars = yaml.SafeLoader("")
-
-    def build(self, node: yaml.Node, path: str, level: int) -> Any:
-        self._marks.setdefault(path, _place(node))
-        if len(self._marks) > MOST_NODES:
-            raise Mistakes([Mistake(*_place(node), path, f"the file has more than {MOST_NODES} values")])
-        if level > MOST_LEVELS:
-            raise _too_deep(node, path)
-        if isinstance(node, yaml.MappingNode):
-            return self._mapping(node, path, level)
-        if isinstance(node, yaml.SequenceNode):
-            return [self.build(each, f"{path}[{index}]", level + 1) for index, each in enumerate(node.value)]
-        return self._scalar(node, path)
-
-    def _mapping(self, node: yaml.MappingNode, path: str, level: int) -> dict[str, Any]:
-        built: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            if not isinstance(key_node, yaml.ScalarNode):
-                raise Mistakes([Mistake(*_place(key_node), path or "file", "a key must be plain text")])
-            key = str(key_node.value)
-            where = f"{path}.{key}" if path else key
-            if key in built:
-                raise Mistakes([Mistake(*_place(key_node), where, f"{key!r} is written twice")])
-            self._marks[where] = _place(key_node)
-            built[key] = self.build(value_node, where, level + 1)
-        return built
-
-    def _scalar(self, node: yaml.Node, path: str) -> Any:
-        if node.tag not in (
-            "tag:yaml.org,2002:null",
-            "tag:yaml.org,2002:bool",
-            "tag:yaml.org,2002:int",
-            "tag:yaml.org,2002:float",
-        ):
-            return str(node.value)
-        try:
-            return self._scalars.construct_object(node)
-        except (yaml.YAMLError, ValueError):
-            raise Mistakes([Mistake(*_place(node), path, f"{node.value!r} can't be read")]) from None
-
-
-def _place(part: yaml.Node | yaml.Event) -> tuple[int, int]:
-    assert part.start_mark is not None
-    return part.start_mark.line + 1, part.start_mark.column + 1
-
-
 def _read_sections(document: Any, marks: Marks, mistakes: list[Mistake]) -> dict[str, list[Any]]:
     sections: dict[str, list[Any]] = {name: [] for name in SECTIONS}
     if document is None:
@@ -275,11 +164,13 @@ def _read_sections(document: Any, marks: Marks, mistakes: list[Mistake]) -> dict
         return sections
     for name, value in document.items():
         if name not in sections:
-            mistakes.append(_mistake(f"there is no section {name!r} (sections: {', '.join(SECTIONS)})", name, marks))
+            mistakes.append(
+                make_mistake(f"there is no section {name!r} (sections: {', '.join(SECTIONS)})", name, marks)
+            )
         elif isinstance(value, list):
             sections[name] = value
         elif value is not None:
-            mistakes.append(_mistake("expected a list, one item a line beginning with `- `", name, marks))
+            mistakes.append(make_mistake("expected a list, one item a line beginning with `- `", name, marks))
     return sections
 
 
@@ -362,7 +253,7 @@ def _collect(read: Callable[[], Read], path: str, marks: Marks, mistakes: list[M
         inner = str(error.details.get("path", ""))
         message = error.message.removeprefix(f"{inner}: ")
     where = path + inner if inner.startswith("[") else _under(path, inner)
-    mistakes.append(_mistake(*_sharpen(message, where), marks))
+    mistakes.append(make_mistake(*_sharpen(message, where), marks))
     return None
 
 
@@ -413,13 +304,6 @@ def _under(path: str, inner: str) -> str:
     return f"{path}.{inner}" if path and inner else path + inner
 
 
-def _mistake(message: str, path: str, marks: Marks) -> Mistake:
-    place = path
-    while place and place not in marks:
-        place = place[: max(place.rfind("."), place.rfind("["), 0)]
-    return Mistake(*marks.get(place, (1, 1)), path, message)
-
-
 def _check_together(apps: list[App], workflows: list[Workflow], marks: Marks) -> list[Mistake]:
     mistakes = _doubles("apps", [app.id or None for app in apps], "id", marks)
     mistakes += _doubles("apps", [app.name for app in apps], "name", marks)
@@ -431,7 +315,7 @@ def _check_together(apps: list[App], workflows: list[Workflow], marks: Marks) ->
         for index, trigger in enumerate(app.triggers):
             if trigger.workflow not in known:
                 path = f"apps[{number}].triggers[{index}].workflow"
-                mistakes.append(_mistake(_unknown_workflow(trigger.workflow, workflows), path, marks))
+                mistakes.append(make_mistake(_unknown_workflow(trigger.workflow, workflows), path, marks))
     return mistakes + _check_listeners(workflows, known, marks)
 
 
@@ -441,7 +325,9 @@ def _check_listeners(workflows: list[Workflow], known: set[str | int | None], ma
         for number, workflow in enumerate(workflows)
         for index, listener in enumerate(workflow.definition.on)
     ]
-    return [_mistake(_unknown_workflow(name, workflows), path, marks) for path, name in listened if name not in known]
+    return [
+        make_mistake(_unknown_workflow(name, workflows), path, marks) for path, name in listened if name not in known
+    ]
 
 
 def _check_endpoints(
@@ -462,13 +348,13 @@ def _check_endpoints(
         if name is not None and name not in names:
             close = difflib.get_close_matches(name, names, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"endpoints here: {', '.join(names) or 'none'}"
-            mistakes.append(_mistake(f"there is no endpoint {name!r} in this file; {hint}", path, marks))
+            mistakes.append(make_mistake(f"there is no endpoint {name!r} in this file; {hint}", path, marks))
     return mistakes
 
 
 def _check_modules(workflows: list[Workflow], modules: Sequence[str], marks: Marks) -> list[Mistake]:
     return [
-        _mistake(complaint, f"workflows[{number}].steps[{index}].python", marks)
+        make_mistake(complaint, f"workflows[{number}].steps[{index}].python", marks)
         for number, workflow in enumerate(workflows)
         for index, step in enumerate(workflow.definition.steps)
         if isinstance(step.python, str) and (complaint := complain(step.python, modules))
@@ -484,7 +370,7 @@ def _unknown_workflow(name: str | int, workflows: list[Workflow]) -> str:
 
 def _doubles(section: str, values: list[Any], field: str, marks: Marks) -> list[Mistake]:
     return [
-        _mistake(f"{field} {value!r} is used twice", f"{section}[{index}].{field}", marks)
+        make_mistake(f"{field} {value!r} is used twice", f"{section}[{index}].{field}", marks)
         for index, value in enumerate(values)
         if value is not None and value in values[:index]
     ]

@@ -12,58 +12,19 @@ import msgspec
 
 from gateway.adapters import AdapterSettings
 from gateway.apps import App, read_verify, rules_of
-from gateway.callbacks import Attempt, Callback, Hindrance
+from gateway.callback_documents import CallbackDocument, describe_callback
+from gateway.callbacks import Callback
 from gateway.credits import Balance
 from gateway.door_documents import describe_door, handshake_of
 from gateway.hooks import Hook
 from gateway.registrations import Registration
 from gateway.rules import NO_USES, KeptSecret, SecretUse, use_name
-from gateway.runs import CallbackState, Run, RunDocument, fields_of, iso
+from gateway.runs import Run, RunDocument, fields_of, iso
 from gateway.schedules import LiveSchedule, compile_schedules
 from gateway.secrets import SecretRef, StoredSecret
 from gateway.tokens import Token
 from gateway.versions import Change, Difference, Version
 from gateway.workflows import Definition, Published, read_definition
-
-
-class AttemptDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """One try to deliver a callback: the HTTP status and the first bytes of the answer, or why there was none."""
-
-    number: int
-    at: str | None
-    duration_ms: int
-    status: int | None
-    error: str | None
-    answer: str | None
-
-
-class CallbackDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """A message to one endpoint, with each attempt to deliver it. `message_id` is the `webhook-id` it is sent with.
-
-    `reason` is why it failed; `held` what it waits for beside its time: an endpoint that is disabled, fails or is slowed
-    down, another message with the same order key, or its turn.
-    """
-
-    callback_id: str
-    message_id: str
-    endpoint: str
-    status: CallbackState
-    type: str
-    run_id: int | None
-    app_id: int | None
-    url: str
-    created_at: str | None
-    completed_at: str | None
-    next_attempt_at: str | None
-    reason: str | None
-    held: Hindrance | None
-    attempts: list[AttemptDocument]
-
-
-class WholeCallback(CallbackDocument, frozen=True, kw_only=True):
-    """A callback with the message it carries."""
-
-    body: Any
 
 
 class WholeRun(RunDocument, frozen=True, kw_only=True):
@@ -248,15 +209,6 @@ def describe_whole_run(
     return WholeRun(**fields_of(run, kinds), callbacks=told)
 
 
-def describe_callback(callback: Callback, *, operator: bool = False) -> CallbackDocument:
-    """A callback. Why nothing answered is told in full to operators only: it names addresses inside."""
-    return CallbackDocument(**_callback_fields(callback, operator))
-
-
-def describe_whole_callback(callback: Callback, *, operator: bool = False) -> WholeCallback:
-    return WholeCallback(**_callback_fields(callback, operator), body=msgspec.json.decode(callback.body))
-
-
 def describe_workflow(published: Published) -> WorkflowDocument:
     return WorkflowDocument(**_workflow_fields(published))
 
@@ -339,36 +291,6 @@ def describe_new_token(token: Token, text: str, now: float) -> NewToken:
     credits = token.credits
     balance = None if credits is None else Balance(credits.amount, credits.amount, None)
     return NewToken(**_token_fields(token, now, None, balance), token=text)
-
-
-def _callback_fields(callback: Callback, operator: bool) -> dict[str, Any]:
-    return {
-        "callback_id": callback.id,
-        "status": CallbackState(callback.state),
-        "type": callback.type,
-        "message_id": callback.message_id,
-        "endpoint": callback.endpoint,
-        "run_id": callback.run_id or None,
-        "app_id": callback.app_id,
-        "url": callback.url,
-        "created_at": iso(callback.created_at),
-        "completed_at": iso(callback.ended_at),
-        "next_attempt_at": iso(callback.due_at) if callback.state == CallbackState.PENDING else None,
-        "reason": callback.reason,
-        "held": callback.held,
-        "attempts": [_describe_attempt(each, operator) for each in callback.attempts],
-    }
-
-
-def _describe_attempt(attempt: Attempt, operator: bool) -> AttemptDocument:
-    return AttemptDocument(
-        number=attempt.number,
-        at=iso(attempt.at),
-        duration_ms=attempt.duration_ms,
-        status=attempt.status,
-        error=(attempt.detail if operator else None) or attempt.error,
-        answer=attempt.answer,
-    )
 
 
 def _workflow_fields(published: Published) -> dict[str, Any]:

@@ -13,8 +13,9 @@ from typing import Any
 
 import msgspec
 
-from gateway.configuration import Mistakes, read_draft
+from gateway.configuration import read_draft
 from gateway.errors import NotFound, Unprocessable
+from gateway.places import Mistakes
 from gateway.store.catalog import Catalog
 from gateway.versions import (
     Difference,

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from gateway.app_callbacks import CallbackSettings
-from gateway.apps import App, check_app, read_verify
+from gateway.app_checks import check_app
+from gateway.apps import App, read_verify
 from gateway.egress import Policy, check_url
 from gateway.errors import ConfigError, Conflict, Unprocessable
 from gateway.handshakes import HANDSHAKES, TABLE

@@ -18,7 +18,8 @@ from typing import Any, TypeVar
 import msgspec
 import structlog
 
-from gateway.documents import describe_whole_callback, describe_whole_run, plain
+from gateway.callback_documents import describe_whole_callback
+from gateway.documents import describe_whole_run, plain
 from gateway.errors import NotFound
 from gateway.event_documents import describe_whole_event
 from gateway.runs import Run

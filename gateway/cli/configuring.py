@@ -111,8 +111,9 @@ def _beside(file: Path, schema: Path) -> str:
 def check(file: File = None, offline: Offline = False, json: Json = False) -> None:
     """Judge a file: every mistake with its line, column and field. Names in callbacks' URLs are looked up."""
     from gateway.advice import warn, warn_of_addresses
-    from gateway.configuration import Mistakes, read_configuration
+    from gateway.configuration import read_configuration
     from gateway.egress import read_policy
+    from gateway.places import Mistakes
 
     path, text, settings = _read(file)
     with plainly():

@@ -284,9 +284,10 @@ async def _ask_receiver(address: str) -> str | None:
 
 
 async def _look_at_file(settings: Settings, shard: Shard | None) -> File:
-    from gateway.configuration import Mistakes, read_configuration
+    from gateway.configuration import read_configuration
     from gateway.errors import GatewayError
     from gateway.machine import read_file
+    from gateway.places import Mistakes
     from gateway.soundness import File
 
     path = str(settings.config)

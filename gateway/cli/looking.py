@@ -159,7 +159,8 @@ def list_callbacks(
     json: Json = False,
 ) -> None:
     """The callbacks that moved last, and what those wait for that could go."""
-    from gateway.documents import describe_callback, plain
+    from gateway.callback_documents import describe_callback
+    from gateway.documents import plain
     from gateway.runs import CallbackState
     from gateway.store.listing import CallbackFilter
 
@@ -183,7 +184,8 @@ def show_callback(
     callback_id: Annotated[str, typer.Argument(help="The callback's id, msg_..")], json: Json = False
 ) -> None:
     """One callback: its message, and each attempt to deliver it."""
-    from gateway.documents import describe_whole_callback, plain
+    from gateway.callback_documents import describe_whole_callback
+    from gateway.documents import plain
 
     found = with_store(lambda shard: shard.reader.callback(callback_id))
     document = plain(describe_whole_callback(found, operator=True))

@@ -122,8 +122,9 @@ def _publishing(shard: Shard) -> Any:
 def _read(file: Path, json: bool) -> list[Any]:
     """The workflows of a file, or of standard input for `-`; its mistakes are shown as `gateway check` shows them."""
     from gateway.cli.configuring import show_mistakes
-    from gateway.configuration import Mistakes, read_workflows
+    from gateway.configuration import read_workflows
     from gateway.machine import read_file
+    from gateway.places import Mistakes
 
     if not file.exists() and str(file) != "-":
         fail(f"there is no {file}")

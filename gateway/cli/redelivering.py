@@ -69,7 +69,8 @@ def _redeliver_named(ids: list[str], json: bool) -> None:
     async def work(shard: Shard) -> list[Any]:
         return [await shard.redelivery().send(each) for each in ids]
 
-    from gateway.documents import describe_callback, plain
+    from gateway.callback_documents import describe_callback
+    from gateway.documents import plain
 
     found = [plain(describe_callback(each, operator=True)) for each in with_store(work)]
     if json:

@@ -76,7 +76,7 @@ def _read_kinds(allow: str) -> tuple[str, ...]:
 def _choose(file: Path, name: str | None, json: bool) -> tuple[Any, Any]:
     """The workflow that is meant, and the document it came from."""
     from gateway.cli.configuring import show_mistakes
-    from gateway.configuration import Mistakes
+    from gateway.places import Mistakes
 
     try:
         found = _read_workflows(_read_text(file))
@@ -93,7 +93,8 @@ def _choose(file: Path, name: str | None, json: bool) -> tuple[Any, Any]:
 
 
 def _read_workflows(text: str) -> list[tuple[Any, Any]]:
-    from gateway.configuration import load_yaml, read_configuration, read_workflows
+    from gateway.configuration import read_configuration, read_workflows
+    from gateway.places import load_yaml
 
     document, _ = load_yaml(text)
     if isinstance(document, dict) and "apps" in document:
@@ -174,7 +175,7 @@ def _read_json(option: str, text: str) -> Any:
 
 
 def _read_mapping(file: Path, option: str) -> dict[str, Any]:
-    from gateway.configuration import Mistakes, load_yaml
+    from gateway.places import Mistakes, load_yaml
 
     try:
         document, _ = load_yaml(_read_text(file))

@@ -7,12 +7,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from gateway.documents import (
-    CallbackDocument,
-    WholeCallback,
-    describe_callback,
-    describe_whole_callback,
-)
+from gateway.callback_documents import CallbackDocument, WholeCallback, describe_callback, describe_whole_callback
 from gateway.errors import NotFound
 from gateway.runs import CallbackState, RunRequest
 from gateway.store.listing import CallbackFilter, Found, Place

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from gateway.documents import CallbackDocument, describe_callback
+from gateway.callback_documents import CallbackDocument, describe_callback
 from gateway.redelivery import Sent
 from gateway.store.listing import CallbackFilter
 from gateway.web.api_callbacks import PLACE, App, read_place, sees_callback, subject_of_run, write_place

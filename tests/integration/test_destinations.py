@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 import gateway.web.client as clients
-from gateway.configuration import Mistakes, check_texts, read_configuration
+from gateway.configuration import check_texts, read_configuration
 from gateway.egress import Finding, Policy, read_policy
+from gateway.places import Mistakes
 from gateway.web.destinations import AT_ONCE, examine, examine_all
 from tests.tools import tell
 from tests.tools_api import serving

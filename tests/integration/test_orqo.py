@@ -32,9 +32,10 @@ from hypothesis import strategies as st
 from gateway import embedded
 from gateway.adapters import AdapterSettings
 from gateway.apps import App, LiveApp
-from gateway.configuration import Mistakes, read_configuration
+from gateway.configuration import read_configuration
 from gateway.egress import read_policy
 from gateway.errors import Unavailable
+from gateway.places import Mistakes
 from gateway.signatures import PRESETS, Request, sign
 from gateway.web.adapter import Adapters
 from gateway.web.client import Client

@@ -7,8 +7,9 @@ import hashlib
 import pytest
 
 from gateway.apps import App, LiveApp
-from gateway.configuration import Mistakes, read_configuration
+from gateway.configuration import read_configuration
 from gateway.editors import describe_file, fields_at
+from gateway.places import Mistakes
 from gateway.secrets import SecretRef
 
 TOKEN = hashlib.sha256(b"a").hexdigest()

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from gateway.advice import warn_of_loops
 from gateway.chains import find_loop, listened_by
-from gateway.configuration import Mistakes, read_configuration
+from gateway.configuration import read_configuration
 from gateway.errors import ConfigError
 from gateway.events import Acceptable
+from gateway.places import Mistakes
 from gateway.runs import Problem, Run, RunRequest, State
 from gateway.schedules import Schedule, compile_schedules
 from gateway.starts import start_chained, start_tick

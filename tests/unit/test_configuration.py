@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.configuration import Configuration, Mistake, Mistakes, load_yaml, read_configuration
+from gateway.configuration import Configuration, read_configuration
+from gateway.places import Mistake, Mistakes, load_yaml
 from gateway.workflows import Seconds
 
 WHOLE = """\

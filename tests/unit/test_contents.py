@@ -11,12 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.apps import App, LiveApp, check_app
-from gateway.configuration import Mistakes, read_configuration
+from gateway.app_checks import check_app
+from gateway.apps import App, LiveApp
+from gateway.configuration import read_configuration
 from gateway.contents import stored_values
 from gateway.decisions import Arrival, Decider
 from gateway.errors import BadRequest, ConfigError, NotFound, Refused, UnsupportedMedia
 from gateway.events import Acceptable, Content
+from gateway.places import Mistakes
 from gateway.proving import Proof
 from gateway.service import Receipt, Started, compose_reply
 from gateway.signatures import PRESETS, Request

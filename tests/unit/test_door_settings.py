@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from gateway.apps import LiveApp
-from gateway.configuration import Mistakes, read_configuration
+from gateway.configuration import read_configuration
 from gateway.editors import describe_file
+from gateway.places import Mistakes
 
 GOOD = """\
 apps:

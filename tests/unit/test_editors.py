@@ -11,8 +11,9 @@ import jsonschema_rs
 import pytest
 
 from gateway.cli.configuring import FIRST_FILE
-from gateway.configuration import Mistakes, load_yaml, read_configuration
+from gateway.configuration import read_configuration
 from gateway.editors import choices_at, describe_file, fields_at
+from gateway.places import Mistakes, load_yaml
 from gateway.presets import ROWS
 from gateway.workflows import KINDS
 from tests import tools_api

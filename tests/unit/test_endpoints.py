@@ -9,12 +9,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway.configuration import Configuration, Mistakes, check_texts, read_configuration
+from gateway.configuration import Configuration, check_texts, read_configuration
 from gateway.egress import Policy, read_policy
 from gateway.endpoints import EndpointSettings, read_signing_key
 from gateway.enlisting import EndpointWish, count_live, enlist, revoke_endpoint, rotate_endpoint
 from gateway.errors import ConfigError, Conflict, Unprocessable
 from gateway.expressions import Failure
+from gateway.places import Mistakes
 from gateway.secrets import unseal
 from tests.tools_endpoints import WHSEC, live
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from gateway.configuration import load_yaml, read_configuration
+from gateway.configuration import read_configuration
+from gateway.places import load_yaml
 from gateway.workflows import KINDS, UNSET
 
 ROOT = Path(__file__).parents[2]

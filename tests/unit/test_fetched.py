@@ -13,7 +13,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.apps import App, LiveApp, check_app
+from gateway.app_checks import check_app
+from gateway.apps import App, LiveApp
 from gateway.errors import ConfigError
 from gateway.proofs import Request, Verdict
 from gateway.signatures import (

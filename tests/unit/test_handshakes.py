@@ -13,7 +13,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from gateway.apps import App, check_app
+from gateway.app_checks import check_app
+from gateway.apps import App
 from gateway.challenges import Challenge, Offer
 from gateway.errors import ConfigError, Forbidden, NotFound
 from gateway.handshakes import HANDSHAKES, TABLE, Facts, Handshake, read_handshake

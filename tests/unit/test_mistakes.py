@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.configuration import Mistakes, read_configuration, read_workflows
+from gateway.configuration import read_configuration, read_workflows
+from gateway.places import Mistakes
 
 STEP = "workflows:\n  - name: w\n    steps:\n      - id: s\n        %s\n"
 MORE = "workflows:\n  - name: w\n    steps:\n      - id: s\n        transform: 1\n        %s\n"

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.apps import App, check_app
+from gateway.app_checks import check_app
+from gateway.apps import App
 from gateway.errors import ConfigError
 from gateway.reconciling import (
     SETTLE_MS,

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from gateway.advice import warn_of_options
-from gateway.configuration import Mistakes, read_configuration
+from gateway.configuration import read_configuration
 from gateway.errors import ConfigError
+from gateway.places import Mistakes
 from gateway.shells import argument_of, cap_of, read_size
 from gateway.workflows import Workflow, prepare
 

@@ -10,8 +10,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.configuration import Mistakes, read_draft, read_workflows
+from gateway.configuration import read_draft, read_workflows
 from gateway.errors import ConfigError, Forbidden, NotFound
+from gateway.places import Mistakes
 from gateway.versions import (
     LONGEST_LABEL,
     Change,
