@@ -261,6 +261,7 @@ class Stage:
     def look_around(self) -> None:
         """Every command and every route that shows something."""
         machine = self.machine
+        until(lambda: "refused" in machine.run("event", "list", "--json").stdout, "what was refused to be written down")
         events = machine.json("event", "list")
         refused = next(each["event_id"] for each in events if each["decision"]["outcome"] == "refused")
         accepted = next(each["event_id"] for each in events if each["decision"]["outcome"] == "accepted")
