@@ -98,6 +98,37 @@ def test_a_rate_is_never_passed(store: str) -> None:
     play(store, story)
 
 
+def test_a_rate_of_a_few_milliseconds_is_one(store: str) -> None:
+    """One message each 10 ms is no more at once than one, and each leaves a time that a later rate can start from."""
+
+    async def story(hall: Hall) -> None:
+        await hall.publish("a", rate={"limit": 1, "period": 0.01}, concurrency=100)
+        await hall.put("a", *"123456789")
+        assert len(await hall.claim()) == 1
+        await hall.publish("b", rate={"limit": 20, "period": 0.019}, concurrency=100)
+        await hall.put("b", *(f"b{number}" for number in range(60)))
+        assert 1 <= sum(each.startswith("b") for each in await hall.claim()) <= 11
+        for endpoint in "ab":
+            assert float((await hall.health(endpoint))["tat"]) < 1e15
+
+    play(store, story)
+
+
+def test_a_rate_that_is_loosened_holds_up_nothing(store: str) -> None:
+    """Of one message a day the second waits a day; once its operator allows a hundred a second it goes at once."""
+
+    async def story(hall: Hall) -> None:
+        await hall.publish("a", rate={"limit": 1, "period": 86_400.0})
+        await hall.put("a", "1", "2")
+        assert await hall.claim() == ["1"]
+        await hall.publish("a", rate={"limit": 100, "period": 1.0})
+        await hall.put("a", "3")
+        claims = await hall.claims()
+        assert claims.items or (claims.next_due is not None and claims.next_due <= 1000)
+
+    play(store, story)
+
+
 # ---- breaker and pace
 
 

@@ -20,14 +20,23 @@ local function settings_of(endpoint)
   return read[endpoint]
 end
 
--- GCRA: interval (ms) and burst of a rate. What comes within a few ms goes together; no period sees more than the limit.
+-- GCRA: interval (ms) and burst of a rate. What comes within a few ms goes together, but no more than half of what a
+-- period may see; no period sees more than the limit.
 local TOGETHER = 20
 local function rate_of(endpoint)
   local rate = settings_of(endpoint).rate
   if type(rate) ~= 'table' then return nil end
   local period = (rate.period or 1) * 1000
-  local burst = math.max(1, math.floor(rate.limit / period * TOGETHER))
+  local burst = math.max(1, math.floor(math.min(rate.limit / period * TOGETHER, rate.limit / 2)))
   return period / (rate.limit - burst + 1), burst
+end
+
+-- What the rate leaves until then. The time kept may be of a rate that was slower: it holds nothing up for longer than
+-- the one there is now does.
+local function pace_of(endpoint, tat)
+  local interval, burst = rate_of(endpoint)
+  if not tat or not interval then return 0 end
+  return math.ceil(math.min(tat, now + burst * interval) - (burst - 1) * interval)
 end
 
 -- When the next message may go (nil: not until somebody enables it), and whether it is one at a time.
@@ -41,15 +50,14 @@ local function room_of(endpoint)
   if redis.call('ZCARD', busy_of(endpoint)) >= limit then
     at = math.max(at, tonumber(redis.call('ZRANGE', busy_of(endpoint), 0, 0, 'WITHSCORES')[2]))
   end
-  local interval, burst = rate_of(endpoint)
-  if tat and interval then at = math.max(at, math.ceil(tat - (burst - 1) * interval)) end
-  return at, sick
+  return math.max(at, pace_of(endpoint, tonumber(tat))), sick
 end
 
 local function count_rate(endpoint)
-  local interval = rate_of(endpoint)
+  local interval, burst = rate_of(endpoint)
   if not interval then return end
   local tat = math.max(tonumber(redis.call('HGET', health_key(endpoint), 'tat') or 0), now)
+  tat = math.min(tat, now + burst * interval)
   redis.call('HSET', health_key(endpoint), 'tat', string.format('%.3f', tat + interval))
   redis.call('PEXPIRE', health_key(endpoint), MEMORY)
 end
