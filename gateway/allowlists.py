@@ -17,8 +17,9 @@ from gateway.errors import ConfigError
 
 STAR = "*."
 FEWEST_LABELS = 2
-TRICKY = re.compile(r"%(2e|2f|5c|00)|//|;", re.IGNORECASE)
-"""What servers and proxies read in several ways: an encoded dot, slash or backslash, an empty segment, a parameter."""
+TRICKY = re.compile(r"%(2e|2f|5c|[01].|7f|25|c[01])|%(?![0-9a-f]{2})|//|;", re.IGNORECASE)
+"""What servers and proxies read in several ways: an encoded dot, slash, backslash or control character, what becomes one
+when it is decoded twice (%252e) or carelessly (%c0%ae, %u002e), an empty segment, a parameter."""
 ANYWHERE = read_policy("0.0.0.0/0, ::/0")
 
 
@@ -73,7 +74,7 @@ def _refusal(found: Destination, is_wild: bool) -> str | None:
 def _refusal_of_path(found: Destination) -> str | None:
     path = found.target.partition("?")[0]
     if TRICKY.search(path) or any(each in (".", "..") for each in path.split("/")):
-        return "its path holds `.`, `..`, an empty segment, `;`, or an encoded dot or slash, which servers read differently"
+        return "its path holds `.`, `..`, `;`, an empty segment, or an encoded dot, slash or %, which servers read differently"
     return None
 
 
