@@ -261,9 +261,15 @@ def _check_headers(settings: EndpointSettings) -> None:
         if isinstance(value, str) and is_secretive(name):
             message = f"{name!r} shows who sends: write its value as {{env: NAME}} or {{file: PATH}}"
             raise ConfigError(message, path=path)
-        if isinstance(value, str) and not _is_value(value):
-            message = f"its value is no header's: 1 to {LONGEST_HEADER} visible ASCII characters"
-            raise ConfigError(message, path=path)
+        if isinstance(value, str):
+            check_header_value(name, value)
+
+
+def check_header_value(name: str, value: str) -> None:
+    """Raise ConfigError, which does not repeat it, for what can be no header's value."""
+    if not _is_value(value):
+        message = f"its value is no header's: 1 to {LONGEST_HEADER} visible ASCII characters"
+        raise ConfigError(message, path=f"headers.{name}")
 
 
 def _check_times(settings: EndpointSettings) -> None:

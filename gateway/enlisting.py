@@ -17,6 +17,7 @@ from gateway.endpoints import (
     EndpointSettings,
     Rate,
     check_endpoint,
+    check_header_value,
     write_public_key,
 )
 from gateway.errors import ConfigError, Conflict, Unprocessable
@@ -71,6 +72,8 @@ def enlist(wish: EndpointWish, policy: Policy, master_keys: Sequence[bytes], noi
         for name, value in wish.headers.items()
     }
     try:
+        for name, value in wish.headers.items():
+            check_header_value(name, value)
         endpoint = msgspec.structs.replace(
             msgspec.convert(written, EndpointSettings), secrets=(sealed("secrets", secret),)
         )
