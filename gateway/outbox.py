@@ -26,7 +26,7 @@ from gateway.hops import Hop
 from gateway.results import ResultLinks, tell_run
 from gateway.runs import Run
 
-OWN = re.compile(r"app-(\d+)(?:\.[0-9a-f]+)?")
+OWN = re.compile(r"app-([0-9]{1,15})(\.[0-9a-f]+)?")
 THIN = ("run_id", "workflow_run_id", "workflow_id", "workflow", "status", "session_id", "app_id", "event_id", "attempt")
 """What a thin payload says of a run, beside the `url` to ask for more."""
 
@@ -187,6 +187,12 @@ def read_app_id(endpoint_id: str) -> int | None:
     """The app whose own callback has this endpoint id; None where it is no app's."""
     found = OWN.fullmatch(endpoint_id)
     return None if found is None else int(found[1])
+
+
+def is_address(endpoint_id: str) -> bool:
+    """Whether it is a host that requests of an app named, for which nobody can speak but for one URL at a time."""
+    found = OWN.fullmatch(endpoint_id)
+    return found is not None and found[2] is not None
 
 
 def address_id(app_id: int, url: str | None) -> str:

@@ -9,7 +9,7 @@ import msgspec
 import structlog
 
 from gateway.callbacks import Attempt, Callback, excerpt
-from gateway.outbox import Recipient, recipient_of
+from gateway.outbox import Recipient, is_address, recipient_of
 from gateway.runs import CALLBACK_MOVES, CallbackState
 from gateway.store.records import ATTEMPT, Records, Write, read_callback
 from gateway.store.registry import Registry
@@ -59,7 +59,7 @@ class Courier:
         tries, now = number - callback.spent, self._clock.now() / 1000
         verdict = judge(_heard(answer), tries, schedule, now, self._chance())
         hold.settling = True
-        written = await self._write(hold, _attempt(number, began, answer), verdict)
+        written = await self._write(hold, callback.endpoint, self._attempt(number, began, answer), verdict)
         _log_attempt(callback, number, answer, verdict)
         return Ending.DONE if written == "ok" else Ending.LOST
 
@@ -85,7 +85,7 @@ class Courier:
             found = recipient_of(callback, self._registry.apps, self._registry.endpoints)
         return found
 
-    async def _write(self, hold: Hold, attempt: Attempt, verdict: Verdict) -> str:
+    async def _write(self, hold: Hold, endpoint: str, attempt: Attempt, verdict: Verdict) -> str:
         fields: dict[str, bytes | str | int] = {f"{ATTEMPT}{attempt.number}": msgspec.json.encode(attempt)}
         delay = None if verdict.delay is None else int(verdict.delay * 1000)
         if delay is None:
@@ -101,12 +101,32 @@ class Courier:
             move=CALLBACK_MOVES[MOVE_OF[verdict.state]],
             delay_ms=delay,
             counts=(f"callbacks:{'retry' if delay is not None else verdict.state}",),
-            lesson=self._lesson(verdict),
+            lesson=self._lesson(endpoint, verdict),
         )
         return await self._records.write(write)
 
-    def _lesson(self, verdict: Verdict) -> tuple[str | int, ...]:
-        if verdict.lesson is Lesson.NONE:
+    def _attempt(self, number: int, began: int, answer: Answer | Failure) -> Attempt:
+        if isinstance(answer, Failure):
+            return Attempt(
+                number=number,
+                at=began,
+                duration_ms=answer.duration_ms,
+                error=answer.public_text[:500],
+                detail=answer.text[:500],
+            )
+        # A receiver may say back what it was sent, the headers that show who we are among it.
+        told = self._registry.hide(answer.body.decode("utf-8", "replace"))
+        return Attempt(
+            number=number,
+            at=began,
+            duration_ms=answer.duration_ms,
+            status=answer.status,
+            answer=excerpt(told.encode()) or None,
+        )
+
+    def _lesson(self, endpoint: str, verdict: Verdict) -> tuple[str | int, ...]:
+        # What is gone is the URL of one request; other requests have others there, and the host answers.
+        if verdict.lesson is Lesson.NONE or (is_address(endpoint) and verdict.lesson in (Lesson.GONE, Lesson.ASKED)):
             return ()
         bearing = self._bearing
         times = (int(seconds * 1000) for seconds in (bearing.pause, bearing.longest, bearing.patience))
@@ -117,24 +137,6 @@ def _heard(answer: Answer | Failure) -> Heard:
     if isinstance(answer, Failure):
         return Heard(ours=answer.reason in OURS)
     return Heard(status=answer.status, retry_after=_header(answer, "retry-after"), control=_header(answer, CONTROL))
-
-
-def _attempt(number: int, began: int, answer: Answer | Failure) -> Attempt:
-    if isinstance(answer, Failure):
-        return Attempt(
-            number=number,
-            at=began,
-            duration_ms=answer.duration_ms,
-            error=answer.public_text[:500],
-            detail=answer.text[:500],
-        )
-    return Attempt(
-        number=number,
-        at=began,
-        duration_ms=answer.duration_ms,
-        status=answer.status,
-        answer=excerpt(answer.body) or None,
-    )
 
 
 def _header(answer: Answer, name: str) -> str | None:

@@ -10,7 +10,7 @@ import pytest
 from standardwebhooks import Webhook
 
 from gateway.store.reading import Reader
-from tests.tools import KEYS, SECRET, Peer, publish, tell, until
+from tests.tools import KEYS, SECRET, Peer, Reply, publish, tell, until
 from tests.tools_api import FILE, Api, serving
 
 ROOT = "/api/v1/endpoints"
@@ -45,10 +45,12 @@ async def settled(api: Api, callback_id: str) -> Any:
 
 
 def test_an_endpoint_is_made_and_pinged(store: str, tmp_path: Path) -> None:
-    """Its secret, and its key, are in the one answer and nowhere else; a ping is delivered and verified at once."""
+    """Its secret, and its key, are in the one answer and nowhere else, though the receiver says back what it got; a ping
+    is delivered and verified at once.
+    """
 
     async def story() -> None:
-        peer = Peer()
+        peer = Peer(Reply(body=b'{"you said": {"authorization": "Bearer bearer-canary"}}'))
         async with serving(store, tmp_path, lease=5) as api, peer.listening():
             wanted = {
                 "name": "ops",
@@ -66,6 +68,7 @@ def test_an_endpoint_is_made_and_pinged(store: str, tmp_path: Path) -> None:
             assert pinged.status_code == 202
             callback = await settled(api, pinged.json()["callback_id"])
             assert (callback["type"], callback["endpoint"], callback["run_id"]) == ("ping", made["id"], None)
+            assert "you said" in callback["attempts"][0]["answer"]
             (call,) = peer.calls
             seen = Webhook(made["secret"]).verify(call.body, call.headers)
             assert seen["data"] == {"endpoint_id": made["id"], "endpoint": "ops"}
@@ -190,6 +193,9 @@ def test_what_a_workflow_names_can_t_be_removed(store: str, tmp_path: Path) -> N
         ({"url": "https://localhost/"}, "loopback"),
         ({"filter": "nobody.x"}, "filter"),
         ({"headers": {"Host": "a"}}, "headers.Host"),
+        ({"headers": {"X-Team": "a\r\nX-Other: b"}}, "headers.X-Team"),
+        ({"headers": {"Authorization": "Bearer a\r\nX-Other: b"}}, "headers.Authorization"),
+        ({"headers": {"Authorization": ""}}, "headers.Authorization"),
         ({"name": "app-7"}, "name"),
         ({"secret": "mine"}, "secret"),
     ],

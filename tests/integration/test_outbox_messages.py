@@ -392,6 +392,28 @@ def test_a_request_says_where_its_callback_goes(store: str, tmp_path: Path) -> N
     tell(story())
 
 
+def test_one_request_s_url_that_is_gone_is_gone_alone(store: str, tmp_path: Path) -> None:
+    """410 from a `callback_url` ends that message; what other requests have sent to the same host goes on."""
+
+    async def story() -> None:
+        peer = Peer(Reply(), Reply(410), Reply())
+        settings = settings_for(store, tmp_path, lease=5)
+        async with connected(store) as redis, peer.listening():
+            await publish(redis, direct(peer.url))
+
+            async def ended(run_id: int) -> str | None:
+                found = await Reader(redis, KEYS).callbacks_of(run_id)
+                return found[0].state if found and found[0].ended_at else None
+
+            async with receiving(settings) as port, working(settings):
+                for run_id, state in ((1, "failed"), (2, "delivered")):
+                    body = {"workflow_id": 1, "callback_url": f"{peer.url}/in/{run_id}"}
+                    assert (await knock(port, 1, body))[0] == 200
+                    assert await until(lambda wanted=run_id: ended(wanted)) == state
+
+    tell(story())
+
+
 @pytest.mark.parametrize(
     "trace", ["", "00-0-0-01", TRACE.upper(), "ff" + TRACE[2:], TRACE + "-x", "00-" + "0" * 32 + TRACE[35:]]
 )
