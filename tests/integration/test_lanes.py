@@ -295,6 +295,24 @@ def test_an_operator_s_disabled_endpoint_gets_nothing(store: str) -> None:
 # ---- order
 
 
+def test_an_order_outlives_the_queue(store: str) -> None:
+    """What waits in a line and has lost its job is next all the same: nothing that came later goes before it."""
+
+    async def story(hall: Hall) -> None:
+        await hall.put("a", "1", "2", order="k")
+        assert await hall.claim() == ["1"]
+        await hall.redis.delete(KEYS.queue("callback"))
+        await hall.put("a", "3", order="k")
+        await hall.end("1")
+        assert await hall.claim() == ["2"]
+        await sweeper(hall.redis).sweep()
+        assert await hall.claim() == []
+        await hall.end("2")
+        assert await hall.claim() == ["3"]
+
+    play(store, story)
+
+
 def test_messages_with_the_same_key_go_one_after_the_other(store: str) -> None:
     """A failing one holds those behind it with its key and nobody else; when it is given up the next goes."""
 

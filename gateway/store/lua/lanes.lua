@@ -79,13 +79,14 @@ local function join(id, at)
   into_lane(endpoint, id, at)
 end
 
--- The next in a line whose head is gone goes into the lane. What is no more in the store does not hold it up.
+-- The next in a line whose head is gone goes into the lane. What is no more in the store does not hold it up; what has
+-- lost its job has its turn all the same: to let those behind it go first would be another order.
 local function advance(endpoint, line)
   while true do
     local id = redis.call('ZRANGE', line, 0, 0)[1]
     if not id then return end
     local due = redis.call('ZSCORE', queue_of('callback'), job_of('callback', id))
-    if due and redis.call('EXISTS', message_key(id)) == 1 then return into_lane(endpoint, id, tonumber(due)) end
+    if redis.call('EXISTS', message_key(id)) == 1 then return into_lane(endpoint, id, tonumber(due or now)) end
     redis.call('ZREM', line, id)
   end
 end
