@@ -39,9 +39,13 @@ class Silence:
 
     async def turn(self) -> float:
         """Tell of those that are silent by now. The answer: seconds until it is worth looking again."""
-        watched = {app.id: app for app in self._registry.apps.values() if app.expect_every and not app.app.disabled}
+        expected = {app.id: app for app in self._registry.apps.values() if app.expect_every}
+        watched = {app_id: app for app_id, app in expected.items() if not app.app.disabled}
+        now = int((await self._redis.time())[0]) if expected else 0
+        if off := expected.keys() - watched.keys():
+            # Who may not send is not silent: it counts anew once it may.
+            await self._redis.zadd(self._key, {str(app_id): now for app_id in off}, gt=True)
         if watched:
-            now = int((await self._redis.time())[0])
             await self._redis.zadd(self._key, {str(app_id): now for app_id in watched}, nx=True)
             heard = await self._redis.zmscore(self._key, [str(app_id) for app_id in watched])
             for app, last in zip(watched.values(), heard, strict=True):

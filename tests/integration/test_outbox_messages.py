@@ -12,12 +12,14 @@ import pytest
 from standardwebhooks import Webhook
 
 from gateway.callbacks import Callback
+from gateway.outbox import Outbox
 from gateway.store.catalog import Catalog
 from gateway.store.connection import Redis
 from gateway.store.listing import CallbackFilter, Listing
 from gateway.store.posting import Once, Posting
 from gateway.store.reading import Reader
 from gateway.store.records import Outgoing
+from gateway.store.registry import Registry
 from tests.tools import (
     KEYS,
     Call,
@@ -36,6 +38,7 @@ from tests.tools import (
 )
 from tests.tools_api import MASTER_KEY
 from tests.tools_endpoints import OLDER, WHSEC
+from workers.silence import Silence
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 GREETING = [{"id": "a", "transform": "hello"}]
@@ -498,6 +501,31 @@ def test_a_silent_source_is_told_once(store: str, tmp_path: Path) -> None:
             assert (data["app_id"], data["app"], data["expect_every"]) == (1, "ci", 60.0)
             assert data["silent_for"] >= 100
             assert {each.run_id for each in first} == {0}
+
+    tell(story())
+
+
+def test_an_app_that_is_switched_off_is_not_silent(store: str) -> None:
+    """While it is disabled nothing is told of it; from when it is enabled its silence counts anew."""
+
+    async def story() -> None:
+        async with connected(store) as redis:
+            own = {"url": "https://x.example/own", "secret": {"env": "ONE"}, "events": ["source.silent"]}
+            registry = Registry(redis, Catalog(redis, KEYS), KEYS.named("changed"), ())
+            silence, now = Silence(redis, KEYS, registry, Outbox()), int((await redis.time())[0])
+
+            async def look(disabled: bool) -> dict[bytes, bytes]:
+                await publish(redis, file([], callback=own, expect_every="1m", disabled=disabled))
+                await registry.refresh()
+                await silence.turn()
+                told: dict[bytes, bytes] = await redis.hgetall(KEYS.named("silent"))
+                return told
+
+            await redis.zadd(KEYS.named("heard"), {"1": now - 1000})
+            assert await look(disabled=True) == {}
+            assert await look(disabled=False) == {}
+            await redis.zadd(KEYS.named("heard"), {"1": now - 100})
+            assert await look(disabled=False) == {b"1": str(now - 100).encode()}
 
     tell(story())
 
