@@ -142,7 +142,7 @@ class Outbox:
     def _fit(self, kind: str, at: int, data: dict[str, Any]) -> bytes:
         """The whole message; or, where that is too large, without what makes it so, and with a link to it."""
         body = compose(kind, at, data)
-        link = self._links.make(data["run_id"], at / 1000) if len(body) > self._cap else None
+        link = self._links.make(data, at / 1000) if len(body) > self._cap else None
         omitted: list[str] = []
         for name in LARGE:
             if link is None or len(body) <= self._cap:

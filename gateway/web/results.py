@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.errors import GatewayError, Unavailable
-from gateway.results import PAGE, ResultLinks, tell_run
+from gateway.results import PAGE, ResultLinks, open_link
 from gateway.store.connection import MISTAKES
 from gateway.store.reading import Reader
 from gateway.web.openapi import Page
@@ -48,10 +48,11 @@ class Results:
     async def answer(self, request: Request) -> Response:
         """The run, or a problem."""
         try:
-            run = await self._reader.run(self._links.read(request.path_params["token"], self._clock()))
+            link = self._links.read(request.path_params["token"], self._clock())
+            document = open_link(link, await self._reader.run(link.run_id))
         except GatewayError as error:
             return await on_gateway_error(request, error)
         except MISTAKES:
             log.exception("store failed", page=PAGE)
             return await on_gateway_error(request, Unavailable())
-        return Response(msgspec.json.encode(tell_run(run)), media_type="application/json", headers=HEADERS)
+        return Response(msgspec.json.encode(document), media_type="application/json", headers=HEADERS)

@@ -304,7 +304,9 @@ def test_a_callback_of_before_there_were_endpoints_is_delivered(store: str, tmp_
 
 
 def test_a_large_result_goes_by_a_link(store: str, tmp_path: Path) -> None:
-    """The message says what it leaves out, and its link gives the run without any token; a changed one gives nothing."""
+    """The message says what it leaves out, and its link gives the run without any token; a changed one, or one that
+    was made for another run of its number, gives nothing.
+    """
     large = "x" * 5000
 
     async def story() -> None:
@@ -323,6 +325,9 @@ def test_a_large_result_goes_by_a_link(store: str, tmp_path: Path) -> None:
             assert (status, found["output"], "steps" in found) == (200, large, False)
             for changed in (token[:-1] + ("A" if token[-1] != "A" else "B"), "x", f"{token}x"):
                 assert (await fetch(port, f"/results/{changed}"))[0] == 404
+            # The store was begun anew, and this number is another run's.
+            await redis.hincrby(KEYS.run(1), "created_at", 1)
+            assert (await fetch(port, f"/results/{token}"))[0] == 404
 
     tell(story())
 
