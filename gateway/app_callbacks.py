@@ -22,13 +22,20 @@ SHORTEST_SILENCE = 60
 class CallbackSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where an app's runs are told of: at a `url` of its own, signed with this secret; or at an endpoint, by its name.
 
-    A secret without a `url` signs what is sent to the `callback_url` of single requests.
+    A secret without a `url` signs what is sent to the `callback_url` of single requests. The `previous` one signs as
+    well, for as long as it is written here, or until it expires.
     """
 
     url: str | None = None
     secret: SecretRef | None = None
     events: tuple[CallbackEvent, ...] = ENDINGS
     endpoint: str | None = None
+    previous: SecretRef | None = None
+
+    @property
+    def secrets(self) -> tuple[SecretRef, ...]:
+        """Those that sign, the newest first."""
+        return tuple(each for each in (self.secret, self.previous) if each is not None)
 
 
 class Teller(Protocol):
@@ -77,7 +84,8 @@ def own_endpoint(app: Teller, resolve: Resolve) -> LiveEndpoint | None:
         name=app.name,
         url=callback.url or "",
         events=callback.events,
-        secrets=(callback.secret,),
+        secrets=callback.secrets,
+        overlap_until=None if callback.previous is None else callback.previous.expires_at,
         managed_by=app.managed_by,
     )
     return LiveEndpoint(settings, resolve, lambda _: field_of(f"app:{app.name}", CALLBACK_FIELD))
@@ -107,7 +115,7 @@ def check_callbacks(app: Teller) -> None:
 
 def _check_callback(app: Teller, callback: CallbackSettings, path: str) -> None:
     if callback.endpoint is not None:
-        if callback.url is not None or callback.secret is not None or callback.events != ENDINGS:
+        if callback.url is not None or callback.secrets or callback.events != ENDINGS:
             message = "an endpoint has its own url, secrets and events; give its name alone"
             raise ConfigError(message, path=path)
         return

@@ -198,9 +198,9 @@ class LiveApp:
         return tuple(value for value, end in self._timed if end is None or now < end)
 
     @property
-    def callback_secret(self) -> str | None:
-        """What its own callbacks are signed with."""
-        return None if self.endpoint is None else self.endpoint.newest_secret
+    def callback_secrets(self) -> tuple[str, ...]:
+        """What its own callbacks are signed with, or were until a little ago; the newest first."""
+        return () if self.endpoint is None else self.endpoint.known_secrets
 
     @property
     def shared_secrets(self) -> tuple[str, ...]:
@@ -217,7 +217,7 @@ class LiveApp:
             *self.credentials.values(),
             asked,
             token,
-            self.callback_secret,
+            *self.callback_secrets,
             self.reconcile_token,
         )
         return tuple(each for each in found if each)

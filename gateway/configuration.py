@@ -212,6 +212,7 @@ def _check_references(app: App) -> None:
     named = {f"credentials.{name}": reference for name, reference in app.credentials.items()}
     named |= {f"verify.secrets[{index}]": each for index, each in enumerate(read_verify(app)[1])}
     named |= {f"{place}.secret": each.secret for place, each in _placed(app) if each.secret is not None}
+    named |= {f"{place}.previous": each.previous for place, each in _placed(app) if each.previous is not None}
     if app.verify_token is not None:
         named["verify_token"] = app.verify_token
     if app.reconcile is not None:

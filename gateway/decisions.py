@@ -257,7 +257,7 @@ class Decider:
         # Most requests belong to no chain, and this is on the way of all.
         if not request.values(HOP):
             return requests, decision
-        secrets = (decode_secret(secret) for secret in (*app.shared_secrets, app.callback_secret) if secret)
+        secrets = (decode_secret(secret) for secret in (*app.shared_secrets, *app.callback_secrets))
         hop, note = take_over(request, secrets)
         if note is not None:
             decision = msgspec.structs.replace(decision, hop=note)

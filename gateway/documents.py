@@ -11,6 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from gateway.adapters import AdapterSettings
+from gateway.app_callbacks import CallbackSettings
 from gateway.apps import App, read_verify, rules_of
 from gateway.callback_documents import CallbackDocument, describe_callback
 from gateway.callbacks import Callback
@@ -148,6 +149,7 @@ class AppDocument(msgspec.Struct, frozen=True, kw_only=True):
     secret_uses: list[SecretUseDocument]
     triggers: list[str]
     callback_url: str | None
+    callback_overlap_until: str | None
     endpoints: list[str]
     dedupe: str | None
     disabled: bool
@@ -359,6 +361,7 @@ def _app_fields(
         ],
         "triggers": [trigger.name for trigger in app.triggers],
         "callback_url": app.own_callback.url if app.own_callback else None,
+        "callback_overlap_until": _overlap_of(app.own_callback),
         "endpoints": app.endpoints,
         "dedupe": app.dedupe,
         "disabled": app.disabled,
@@ -366,6 +369,12 @@ def _app_fields(
         "credits": _describe_balance(balance),
         "problem": problem,
     }
+
+
+def _overlap_of(callback: CallbackSettings | None) -> str | None:
+    """Until when a callback's older secret signs as well."""
+    end = None if callback is None or callback.previous is None else callback.previous.expires_at
+    return None if end is None else iso(end * 1000)
 
 
 def _hook_fields(hook: Hook) -> dict[str, Any]:

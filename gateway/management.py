@@ -18,7 +18,17 @@ from gateway.enlisting import EndpointWish, Enlisted, enlist, revoke_endpoint, r
 from gateway.errors import Conflict, GatewayError, NotFound, Unavailable, Unprocessable
 from gateway.hooks import Hook, find_hook, new_hook
 from gateway.outbox import Outbox, read_app_id
-from gateway.registrations import OVERLAP, Noise, Registration, Wish, register, revoke_older, rotate
+from gateway.registrations import (
+    OVERLAP,
+    Noise,
+    Registration,
+    Wish,
+    register,
+    revoke_older,
+    revoke_older_callback,
+    rotate,
+    rotate_callback,
+)
 from gateway.secrets import VERIFY_FIELD, Pair, StoredSecret, seal, unseal
 from gateway.store.addresses import find_endpoint
 from gateway.store.catalog import Catalog, Contents
@@ -85,23 +95,30 @@ class Management:
             message = f"{field}: {refusal}"
             raise Unprocessable(message)
 
-    async def rotate_secret(self, wanted: str, overlap: float = OVERLAP, *, force: bool = False) -> Registration:
-        """Give an app, by id or name, a new secret beside the one it has. Raises NotFound, and what `rotate` raises."""
+    async def rotate_secret(
+        self, wanted: str, overlap: float = OVERLAP, *, force: bool = False, callback: bool = False
+    ) -> Registration:
+        """Give an app, by id or name, a new secret beside the one it has: that of its own callback with `callback`.
+
+        Raises NotFound, and what `rotate` raises.
+        """
         made: list[Registration] = []
+        turn = rotate_callback if callback else rotate
 
         def change(app: App) -> App:
             # Again from the start where somebody else published meanwhile: the last one is what was written.
             keys, now = self._master_keys, self._clock()
-            made.append(rotate(app, keys, self._noise, now, overlap=overlap, force=force))
+            made.append(turn(app, keys, self._noise, now, overlap=overlap, force=force))
             return made[-1].app
 
         await self._catalog.change_app(wanted, change)
         await self._catch_up()
         return made[-1]
 
-    async def revoke_app_secret(self, wanted: str) -> App:
-        """End an app's older secret before its time. Raises NotFound or Conflict."""
-        return await self._change_app(wanted, lambda app: revoke_older(app, self._clock()))
+    async def revoke_app_secret(self, wanted: str, *, callback: bool = False) -> App:
+        """End an app's older secret, or its callback's, before its time. Raises NotFound or Conflict."""
+        revoke = revoke_older_callback if callback else revoke_older
+        return await self._change_app(wanted, lambda app: revoke(app, self._clock()))
 
     async def disable_app(self, wanted: str, disabled: bool = True) -> App:
         """Answer 403 to whatever it sends, or let it send again. Raises NotFound or Conflict."""

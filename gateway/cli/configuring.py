@@ -286,6 +286,7 @@ def _warnings_of(app: Any) -> list[str]:
         found.append(f"app {app.name!r} has no `verify`: it refuses every request")
     if app.own_callback is not None and app.own_callback.secret is not None:
         asked.append((None, app.own_callback.secret, "its callbacks are not sent"))
+        asked += [(None, each, "its callbacks are signed without it") for each in app.own_callback.secrets[1:]]
     if app.verify_token:
         asked.append((None, app.verify_token, "its challenges are refused"))
     if app.reconcile:

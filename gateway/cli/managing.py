@@ -24,6 +24,7 @@ from gateway.cli.common import (
 
 apps = typer.Typer(help="Apps: list, show, add, change, remove.", no_args_is_help=True)
 Changed = Annotated[str, typer.Argument(help="Id or name of an app that was made by command.")]
+Callback = Annotated[bool, typer.Option("--callback", help="The secret that its own callbacks are signed with.")]
 tokens = typer.Typer(help="API tokens: create, list, revoke.", no_args_is_help=True)
 
 
@@ -146,29 +147,45 @@ def rotate_secret(
     name: Changed,
     overlap: Annotated[str, typer.Option(help="How long the secret before is taken as well; at most 30d.")] = "24h",
     force: Annotated[bool, typer.Option(help="Even while two are taken: the older one ends now.")] = False,
+    callback: Callback = False,
     json: Json = False,
 ) -> None:
-    """Give an app a new secret, shown once. The one it had is taken as well for the overlap."""
+    """Give an app a new secret, shown once. The one it had is taken as well, or signs as well, for the overlap."""
     from gateway.retries import read_duration
 
     with plainly():
         seconds = read_duration(overlap, "--overlap")
-    work = with_store(lambda shard: shard.management(sealing=True).rotate_secret(name, seconds, force=force))
-    document = _describe_new(work)
+
+    async def work(shard: Shard) -> Any:
+        management = shard.management(sealing=True)
+        return await management.rotate_secret(name, seconds, force=force, callback=callback)
+
+    document = _describe_new(with_store(work))
     if json:
         print_json(document)
         return
     screen = out()
-    ends = [each["expires_at"] for each in document["secret_uses"] if each["expires_at"]]
-    before = f"the one before is taken until {local_time(ends[0])}" if ends else "the one before is over"
-    screen.print(f"[green]✔[/green] app [bold]{document['name']}[/bold] has a new secret; {before}")
-    screen.print(f"  [dim]secret[/dim] {document['secret']}\n  Keep it now; it is not shown again.")
+    made, before = _rotation_words(document, callback)
+    screen.print(f"[green]✔[/green] app [bold]{document['name']}[/bold] has a new {made}; {before}")
+    secret = document["callback_secret" if callback else "secret"]
+    screen.print(f"  [dim]secret[/dim] {secret}\n  Keep it now; it is not shown again.")
+
+
+def _rotation_words(document: dict[str, Any], callback: bool) -> tuple[str, str]:
+    """What was made, and what becomes of the one before."""
+    if callback:
+        made, end, still = "callback secret", document["callback_overlap_until"], "signs as well"
+    else:
+        ends = [each["expires_at"] for each in document["secret_uses"] if each["expires_at"]]
+        made, end, still = "secret", ends[0] if ends else None, "is taken"
+    return made, f"the one before {still} until {local_time(end)}" if end else "the one before is over"
 
 
 @apps.command("revoke-secret")
-def revoke_secret(name: Changed, json: Json = False) -> None:
+def revoke_secret(name: Changed, callback: Callback = False, json: Json = False) -> None:
     """End an app's older secret now, before its time."""
-    _change_app(lambda shard: shard.management().revoke_app_secret(name), "takes its newest secret only", json)
+    done = "has callbacks signed with the newest secret only" if callback else "takes its newest secret only"
+    _change_app(lambda shard: shard.management().revoke_app_secret(name, callback=callback), done, json)
 
 
 def _change_app(work: Callable[[Shard], Coroutine[Any, Any, Any]], done: str, json: bool) -> None:

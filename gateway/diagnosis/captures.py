@@ -138,7 +138,7 @@ def _secrets_of(app: App, resolve: Resolve, now: float | None) -> Iterable[Secre
 def _foreign_secrets_of(app: App, resolve: Resolve, own: bool, now: float | None) -> Iterable[Secret]:
     """The secrets that stand elsewhere: another app's, its callback's among them, and this one's that are over."""
     told = app.own_callback
-    references = [] if own or told is None or told.secret is None else [(told.secret, CALLBACK_FIELD)]
+    references = [] if own or told is None else [(each, CALLBACK_FIELD) for each in told.secrets]
     # Another app that can't be read is no reason to be silent about this one.
     with contextlib.suppress(GatewayError):
         references = [*((each, VERIFY_FIELD) for each in read_verify(app)[1]), *references]

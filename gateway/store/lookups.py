@@ -84,8 +84,8 @@ def secrets_of(app: App, lookup: Lookup) -> list[str]:
         references += [(reference, VERIFY_FIELD) for reference in read_verify(app)[1]]
     if app.verify_token is not None:
         references.append((app.verify_token, "verify_token"))
-    if app.own_callback is not None and app.own_callback.secret is not None:
-        references.append((app.own_callback.secret, CALLBACK_FIELD))
+    if app.own_callback is not None:
+        references += [(reference, CALLBACK_FIELD) for reference in app.own_callback.secrets]
     if app.reconcile is not None:
         references.append((app.reconcile.token, "reconcile.token"))
     found = (lookup(reference, app.holder(field)) for reference, field in references)

@@ -38,11 +38,19 @@ class AppBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 class RotateBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How long the secret before is taken as well (seconds, or `24h`), at most 30 days; `force`: even while two are
-    taken already, of which the older one then ends.
+    taken already, of which the older one then ends. `callback`: not the secret that the app signs with, but the one
+    that its own callback is signed with.
     """
 
     overlap: Annotated[float, Meta(ge=0, le=LONGEST_OVERLAP)] | Annotated[str, Meta(pattern=DURATION)] = OVERLAP
     force: bool = False
+    callback: bool = False
+
+
+class RevokeBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`callback`: not the older secret that the app signs with ends, but that of its own callback."""
+
+    callback: bool = False
 
 
 class AppPage(msgspec.Struct, frozen=True):
@@ -93,13 +101,14 @@ async def rotate_secret(call: Call) -> Answer:
     """Give an app a new secret, shown in this answer only. The one it had is taken as well for the overlap: a day."""
     body = call.body or RotateBody()
     overlap = _seconds(body.overlap)
-    made = await call.management.rotate_secret(call.path["app"], overlap, force=body.force)
+    made = await call.management.rotate_secret(call.path["app"], overlap, force=body.force, callback=body.callback)
     return 200, await _describe_new(call, made)
 
 
 async def revoke_secret(call: Call) -> Answer:
-    """End an app's older secret at once, before its time."""
-    return 200, await _describe(call, await call.management.revoke_app_secret(call.path["app"]))
+    """End an app's older secret, or that of its callback, at once, before its time."""
+    body = call.body or RevokeBody()
+    return 200, await _describe(call, await call.management.revoke_app_secret(call.path["app"], callback=body.callback))
 
 
 async def remove_app(call: Call) -> Answer:
@@ -200,6 +209,9 @@ APPS = (
         handler=revoke_secret,
         scope=ADMIN,
         summary="End an app's older secret",
+        body=RevokeBody,
+        optional_body=True,
+        example={"callback": True},
         answer=AppDocument,
         refuses=(409,),
     ),

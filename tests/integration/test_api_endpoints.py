@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from standardwebhooks import Webhook
+from standardwebhooks import Webhook, WebhookVerificationError
 
 from gateway.store.reading import Reader
 from tests.tools import KEYS, SECRET, Peer, Reply, publish, tell, until
@@ -91,6 +91,38 @@ def test_an_app_s_own_callback_is_pinged_by_its_id(store: str, tmp_path: Path) -
             callback = await Reader(api.redis, KEYS).callback(answer.json()["callback_id"])
             assert (callback.endpoint, callback.app_id, callback.url) == ("app-42", 42, "http://127.0.0.1:9/")
             assert (await api.post(f"{ROOT}/app-43/ping")).status_code == 404
+
+    tell(story())
+
+
+def test_an_app_s_own_callback_is_signed_with_both(store: str, tmp_path: Path) -> None:
+    """Old and new secret of an app's callback verify during the overlap; revoked, the new one alone. What the app signs
+    with is not touched; a second rotation meanwhile is a 409.
+    """
+
+    async def story() -> None:
+        peer = Peer()
+        async with serving(store, tmp_path, lease=5) as api, peer.listening():
+            app = (await api.post("/api/v1/apps", {"name": "partner", "callback_url": peer.url})).json()
+            root, ping = "/api/v1/apps/partner", f"{ROOT}/app-{app['id']}/ping"
+            answer = await api.post(f"{root}/rotate-secret", {"callback": True, "overlap": "1h"})
+            assert (answer.status_code, answer.json()["secret"]) == (200, None), answer.text
+            old, new = app["callback_secret"], answer.json()["callback_secret"]
+            assert answer.json()["callback_overlap_until"] is not None
+            assert len(answer.json()["secrets"]) == 1
+            assert (await api.post(f"{root}/rotate-secret", {"callback": True})).status_code == 409
+            await settled(api, (await api.post(ping)).json()["callback_id"])
+            for secret in (old, new):
+                Webhook(secret).verify(peer.calls[0].body, peer.calls[0].headers)
+            assert (await api.post(f"{root}/revoke-secret")).status_code == 409
+            revoked = await api.post(f"{root}/revoke-secret", {"callback": True})
+            assert (revoked.status_code, revoked.json()["callback_overlap_until"]) == (200, None)
+            await settled(api, (await api.post(ping)).json()["callback_id"])
+            Webhook(new).verify(peer.calls[1].body, peer.calls[1].headers)
+            with pytest.raises(WebhookVerificationError):
+                Webhook(old).verify(peer.calls[1].body, peer.calls[1].headers)
+            kept = str(await api.redis.hgetall(KEYS.named("apps"))) + (await api.get(root)).text
+            assert new not in kept
 
     tell(story())
 

@@ -330,6 +330,6 @@ def test_a_callback_secret_is_resolved_too(store: str, monkeypatch: pytest.Monke
             await Catalog(redis, KEYS).add_app(App(name="a", verify="none", callback=callback))
             registry = Registry(redis, Catalog(redis, KEYS), "c", NO_KEYS)
             await registry.load()
-            assert registry.app("1").callback_secret == "whsec_aaaaaaaaaaaaaaaa"
+            assert registry.app("1").callback_secrets == ("whsec_aaaaaaaaaaaaaaaa",)
 
     tell(story())

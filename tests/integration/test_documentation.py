@@ -41,9 +41,10 @@ BEYOND_SCHEMAS = {
     "POST /api/v1/trigger",
     "POST /api/v1/callbacks/redeliver",
     "POST /api/v1/endpoints/{endpoint}/recover",
+    "POST /api/v1/apps/{app}/rotate-secret",
 }
 """Where 400 or 422 is right for what a JSON Schema can't tell: no definition or graph, 1.0, a version that isn't there, a
-callback's URL that leads inside, or that no app allows.
+callback's URL that leads inside, or that no app allows, a time that is too long.
 """
 NEIGHBOURS = {"GET /api/v1/hooks/{token}", "DELETE /api/v1/hooks/{token}"}
 """Where a parameter that is none leads next door, to another dialect and its shape of an error."""

@@ -136,6 +136,10 @@ TABLE: dict[str, tuple[str, int, int, str, str]] = {
         *(APP % "callback: {url: 'https://x.example', secret: {sealed: a}}", 4, 42),
         *("apps[0].callback.secret", "one of {env: NAME}, {file: PATH} or {secret: NAME}"),
     ),
+    "a sealed older secret": (
+        *(APP % "callback: {url: 'https://x.example', secret: {env: A}, previous: {sealed: a}}", 4, 60),
+        *("apps[0].callback.previous", "one of {env: NAME}, {file: PATH} or {secret: NAME}"),
+    ),
     "two secrets in one": (
         *(APP % "callback: {url: 'https://x.example', secret: {env: A, file: /a}}", 4, 42),
         *("apps[0].callback.secret", "one of {env: NAME}, {file: PATH} or {secret: NAME}"),

@@ -8,15 +8,29 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway.apps import LiveApp
+from gateway.app_callbacks import CallbackSettings
+from gateway.apps import App, LiveApp
 from gateway.egress import read_policy
 from gateway.errors import ConfigError, Conflict, GatewayError
-from gateway.registrations import LONGEST_OVERLAP, OVERLAP, Registration, Wish, register, revoke_older, rotate
+from gateway.registrations import (
+    LONGEST_OVERLAP,
+    OVERLAP,
+    Registration,
+    Wish,
+    register,
+    revoke_older,
+    revoke_older_callback,
+    rotate,
+    rotate_callback,
+)
 from gateway.secrets import SecretRef, SecretUnreadable, read_master_keys, unseal
 from gateway.signatures import PRESETS
+from gateway.wrappings import rewrap_record
+from tests.unit.test_secrets import seal_as_before
 
 NOW = 1_800_000_000.0
 KEYS = read_master_keys(["a2V5IG9mIHRoZSB0ZXN0cywgMzIgYnl0ZXMgbG9uZyE="])
+NEWER = read_master_keys(["YW5vdGhlciBrZXkgb2YgdGhlIHRlc3RzLCAzMiBieS4="])
 POLICY = read_policy("127.0.0.0/8")
 COUNT = iter(range(1_000_000))
 
@@ -90,8 +104,77 @@ def test_a_callback_has_a_secret_of_its_own() -> None:
     assert made.callback_secret is not None
     assert made.callback_secret.startswith("whsec_")
     assert made.callback_secret not in (made.secret, None)
-    assert live(made).callback_secret == made.callback_secret
+    assert live(made).callback_secrets == (made.callback_secret,)
     assert register(Wish(name="a"), POLICY, KEYS, noise).callback_secret is None
+
+
+def with_callback() -> Registration:
+    """An app with a callback of its own."""
+    return register(Wish(name="a", callback_url="http://127.0.0.1/told"), POLICY, KEYS, noise)
+
+
+def signing(app: App, now: float) -> tuple[str, ...]:
+    """The secrets that sign the app's own callbacks at this time."""
+    endpoint = live(Registration(app, None)).endpoint
+    assert endpoint is not None
+    return endpoint.secrets(now)
+
+
+def test_the_old_callback_secret_signs_until_its_end() -> None:
+    """For the overlap both sign, the newest first; from its last second on the new one alone. What comes in is judged
+    by the same secret as before.
+    """
+    first = with_callback()
+    second = rotate_callback(first.app, KEYS, noise, NOW, overlap=60)
+    assert second.secret is None
+    assert signing(second.app, NOW + 59.9) == (second.callback_secret, first.callback_secret)
+    assert signing(second.app, NOW + 60) == (second.callback_secret,)
+    assert live(second).secrets == live(first).secrets
+    at_once = rotate_callback(first.app, KEYS, noise, NOW, overlap=0)
+    assert signing(at_once.app, NOW) == (at_once.callback_secret,)
+
+
+def test_two_callback_secrets_are_live_at_most() -> None:
+    """Another rotation is a Conflict unless it is forced or the older one is revoked; then there is nothing to revoke."""
+    second = rotate_callback(with_callback().app, KEYS, noise, NOW)
+    with pytest.raises(Conflict, match=r"callback of app 'a' has two live secrets until 2027-"):
+        rotate_callback(second.app, KEYS, noise, NOW + 1)
+    third = rotate_callback(second.app, KEYS, noise, NOW + 1, force=True)
+    assert signing(third.app, NOW + 1) == (third.callback_secret, second.callback_secret)
+    revoked = revoke_older_callback(third.app, NOW + 2)
+    assert signing(revoked, NOW + 2) == (third.callback_secret,)
+    for app, now in ((revoked, NOW + 2), (third.app, NOW + 1 + OVERLAP)):
+        with pytest.raises(Conflict, match="no older secret"):
+            revoke_older_callback(app, now)
+
+
+def test_only_a_callback_of_its_own_has_a_secret_to_rotate() -> None:
+    """An app without one, and one that names endpoints alone, is a Conflict; beside endpoints its own is changed."""
+    ops = CallbackSettings(endpoint="ops")
+    made = with_callback().app
+    own = made.own_callback
+    assert own is not None
+    for callback in (None, [ops]):
+        with pytest.raises(Conflict, match="no callback of its own"):
+            rotate_callback(msgspec.structs.replace(made, callback=callback), KEYS, noise, NOW)
+    rotated_ = rotate_callback(msgspec.structs.replace(made, callback=[ops, own]), KEYS, noise, NOW).app
+    assert rotated_.callbacks[0] == ops
+    assert len(signing(rotated_, NOW)) == 2
+
+
+def test_an_older_callback_secret_is_rewrapped_where_it_stands() -> None:
+    """It opens under a new master key, also when it was sealed in the form before fields counted."""
+    made = with_callback().app
+    own = made.own_callback
+    assert own is not None
+    old = msgspec.structs.replace(own, secret=SecretRef(sealed=seal_as_before(KEYS[0], "app:a", "whsec_b2xk")))
+    for callback, word in ((own, None), (old, "whsec_b2xk")):
+        app = rotate_callback(msgspec.structs.replace(made, callback=callback), KEYS, noise, NOW).app
+        record = rewrap_record(NEWER + KEYS, "app:a", msgspec.to_builtins(app))
+        fresh = msgspec.convert(record, App)
+        opened = LiveApp(fresh, lambda reference, owner: unseal(NEWER, owner, reference.sealed or ""))
+        assert len(opened.callback_secrets) == 2
+        assert word in (None, opened.callback_secrets[1])
 
 
 @pytest.mark.parametrize(
