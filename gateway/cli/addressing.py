@@ -8,7 +8,20 @@ from typing import Annotated, Any
 
 import typer
 
-from gateway.cli.common import Json, Shard, coloured, fail, local_time, out, plainly, print_json, table, with_store
+from gateway.cli.common import (
+    Json,
+    Shard,
+    coloured,
+    fail,
+    in_words,
+    local_time,
+    out,
+    plainly,
+    print_json,
+    table,
+    with_store,
+    written,
+)
 
 endpoints = typer.Typer(
     help="Endpoints: add, list, show, enable, disable, recover, remove, rotate-secret, ping.", no_args_is_help=True
@@ -88,7 +101,7 @@ def show_endpoint(name: Wanted, json: Json = False) -> None:
         print_json(document)
         return
     for field, value in document.items():
-        out().print(f"[dim]{field:<14}[/dim]", "–" if value in (None, [], {}) else value, markup=False)
+        out().print(f"[dim]{field:<13}[/dim] {written(in_words(value))}")
 
 
 @endpoints.command("disable")

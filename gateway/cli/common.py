@@ -201,6 +201,16 @@ def written(text: str) -> str:
     return escape("".join(letter if letter.isprintable() else " " for letter in text))
 
 
+def in_words(value: Any) -> str:
+    """A value of a document on one line: lists and fields with commas, `–` for nothing."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {in_words(each)}" for name, each in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(in_words, value)) or "–"
+    words = {None: "–", True: "yes", False: "no"}
+    return words[value] if value is None or isinstance(value, bool) else str(value)
+
+
 def took(milliseconds: int | None) -> str:
     if milliseconds is None:
         return "–"

@@ -13,6 +13,7 @@ from gateway.cli.common import (
     Shard,
     coloured,
     fail,
+    in_words,
     local_time,
     out,
     plainly,
@@ -78,7 +79,7 @@ def show_app(name: Annotated[str, typer.Argument(help="Id, name or token.")], js
     words = {"credits": _credit_words(document["credits"]), "secret_uses": _use_words(document["secret_uses"])}
     shown = document | words
     for field, value in (shown | shown.pop("door")).items():
-        out().print(f"[dim]{field:<15}[/dim] {written(_in_words(value))}")
+        out().print(f"[dim]{field:<15}[/dim] {written(in_words(value))}")
 
 
 @apps.command("add")
@@ -198,16 +199,6 @@ def _change_app(work: Callable[[Shard], Coroutine[Any, Any, Any]], done: str, js
         print_json(document)
         return
     out().print(f"[green]✔[/green] app [bold]{document['name']}[/bold] {done}")
-
-
-def _in_words(value: Any) -> str:
-    """A value of a document on one line: lists and fields with commas, `–` for nothing."""
-    if isinstance(value, dict):
-        return ", ".join(f"{name}: {_in_words(each)}" for name, each in value.items())
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_in_words, value)) or "–"
-    words = {None: "–", True: "yes", False: "no"}
-    return words[value] if value is None or isinstance(value, bool) else str(value)
 
 
 async def _describe_apps(shard: Shard, apps: list[Any]) -> list[dict[str, Any]]:

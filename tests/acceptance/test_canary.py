@@ -13,6 +13,7 @@ import json
 import os
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -21,9 +22,12 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 import redis
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from gateway.secrets import new_master_key
-from tests.acceptance.machine import Listener, Machine, order, orqo_headers, request, until
+from gateway import browsers, receipts
+from gateway.secrets import new_master_key, read_master_keys, unseal
+from tests.acceptance.machine import KEYS, Answer, Listener, Machine, order, orqo_headers, request, until
 from tests.tools import RoomyServer
 
 NASTY = "\"<&%+/=?>'"
@@ -35,7 +39,7 @@ KEPT_RUNS = 12
 
 CONFIG = """\
 apps:
-  - {id: 42, name: ci, adapter: direct, verify: {scheme: orqo, secrets: [{env: CI_SECRET}]},
+  - {id: 42, name: ci, adapter: direct, receipts: true, verify: {scheme: orqo, secrets: [{env: CI_SECRET}]},
      callback: {url: "CALLBACK_URL", secret: {env: CALLBACK_SECRET}}}
   - id: 43
     name: github
@@ -45,6 +49,7 @@ apps:
   - {id: 45, name: gitlab, verify: {scheme: gitlab, secrets: [{env: GITLAB_SECRET}]},
      triggers: [{name: all, workflow: greet, input: {a: "${event.body}"}}]}
   - {id: 46, name: meta, verify: {scheme: meta, secrets: [{env: CI_SECRET}]}, verify_token: {env: VERIFY_TOKEN}}
+  - {id: 48, name: page, verify: none, form: {token: {min_fill: 0s}}, triggers: [{name: all, workflow: greet}]}
   - {id: 47, name: mediated, adapter: {url: "FAR/adapter"}, credentials: {key: {env: CREDENTIAL}}}
 workflows:
   - id: 15
@@ -127,6 +132,10 @@ class Secrets:
         self.values[name] = value
         return value
 
+    def keep_bytes(self, name: str, raw: bytes) -> None:
+        """A key that is no text, in its bytes, and as base64 and hex have it."""
+        self.keep(name, "whsec_" + base64.b64encode(raw).decode())
+
     def find(self, where: str, content: bytes) -> Iterator[str]:
         """Each canary that stands in these bytes, however it is written."""
         for name, value in self.values.items():
@@ -148,7 +157,8 @@ def forms(value: str) -> set[bytes]:
     if value.startswith("whsec_"):
         found |= forms(value.removeprefix("whsec_"))
         with suppress(ValueError):
-            found.add(base64.b64decode(value.removeprefix("whsec_"), validate=True))
+            raw = base64.b64decode(value.removeprefix("whsec_"), validate=True)
+            found |= {raw, raw.hex().encode(), base64.urlsafe_b64encode(raw).rstrip(b"=")}
     return found
 
 
@@ -171,10 +181,17 @@ class Stage:
         self.machine = machine
         self.secrets = Secrets()
         self.seen: dict[str, bytes] = {}
+        self.far = far
         given = {name: self.secrets.new(name) for name in NAMES}
         key = "whsec_" + base64.b64encode(os.urandom(32)).decode()
         given["CALLBACK_SECRET"] = self.secrets.keep("CALLBACK_SECRET", key)
-        given["GATEWAY_MASTER_KEYS"] = ",".join(self.secrets.keep(f"master {n}", new_master_key()) for n in (1, 2))
+        masters = [self.secrets.keep(f"master {n}", new_master_key()) for n in (1, 2)]
+        given["GATEWAY_MASTER_KEYS"] = ",".join(masters)
+        self.masters = read_master_keys(masters)
+        for n, master in enumerate(self.masters, 1):
+            for what, purpose in (("forms", browsers.PURPOSE), ("receipts", receipts.PURPOSE)):
+                made = HKDF(algorithm=SHA256(), length=32, salt=None, info=purpose).derive(master)
+                self.secrets.keep_bytes(f"key of {what} {n}", made)
         for name in FILES:
             (keys / name).write_text(self.secrets.new(f"file {name}"))
         text = CONFIG.replace("CALLBACK_URL", listener.url).replace("FAR", far.url).replace("KEYS", str(keys))
@@ -196,6 +213,32 @@ class Stage:
         self.made = made["id"]
         self.second = self.secrets.keep("rotated", machine.json("app", "rotate-secret", "made")["secret"])
         until(lambda: self.ask("/api/v1/apps")[0] == 200, "the token to be known")
+        self._add_endpoint()
+
+    def _add_endpoint(self) -> None:
+        """An endpoint made by command, with all that it may keep secret, in the middle of a rotation, as the app's own
+        callback is.
+        """
+        header = self.secrets.new("endpoint's header")
+        given = ("--signing-key", "--header", f"X-Api-Key: {header}", "--schedule", "0")
+        made = self.machine.json("endpoint", "add", "ops", f"{self.far.url}/echo", *given)
+        self.secrets.keep("endpoint's first", made["secret"])
+        record = json.loads(self.store("HGET", KEYS.named("endpoints"), made["id"]))
+        key = unseal(self.masters, "endpoint:ops#signing_key", record["signing_key"]["sealed"])
+        # Its other half is the public key.
+        self.secrets.keep_bytes("endpoint's signing key", base64.b64decode(key.removeprefix("whsk_"))[:32])
+        for path, field, body in (
+            ("endpoints/ops", "secret", {}),
+            ("apps/made", "callback_secret", {"callback": True}),
+        ):
+            answer = self.call(f"/api/v1/{path}/rotate-secret", "POST", body)
+            assert answer.status == 200, answer
+            self.secrets.keep(f"rotated, of {path}", answer.json()[field])
+
+    def store(self, *words: str) -> Any:
+        """What the store answers."""
+        with redis.Redis.from_url(self.machine.store_url) as client:
+            return client.execute_command(*words)
 
     def _make(self, name: str, *argv: str) -> str:
         return self.secrets.keep(name, self.machine.json(*argv)["token"])
@@ -207,13 +250,17 @@ class Stage:
 
     def ask(self, path: str, method: str = "GET", body: object = None, **headers: str) -> tuple[int, Any]:
         """Keep what a route answered, to be searched."""
-        given = {"Authorization": f"Bearer {self.admin}", "Content-Type": "application/json"} | headers
-        content = None if body is None else json.dumps(body).encode()
-        answer = request(self.machine.url + path, method, content, given)
+        answer = self.call(path, method, body, **headers)
         told = repr(sorted(answer.headers.items())).encode() + answer.body
         # The answer may repeat the path; a hook's token stands in that one.
         self.seen[f"{method} {path.replace(self.hook, 'HOOK')} #{len(self.seen)}"] = told
         return answer.status, answer.body
+
+    def call(self, path: str, method: str = "GET", body: object = None, **headers: str) -> Answer:
+        """What a route answers, which may show a secret this once."""
+        given = {"Authorization": f"Bearer {self.admin}", "Content-Type": "application/json"} | headers
+        content = None if body is None else json.dumps(body).encode()
+        return request(self.machine.url + path, method, content, given)
 
     def run_all(self) -> None:
         """Send what is good and what is not, and wait for what it started."""
@@ -236,6 +283,11 @@ class Stage:
         asked = f"46?hub.mode=subscribe&hub.challenge=12&hub.verify_token={quote(secrets['VERIFY_TOKEN'])}"
         assert self.ask(f"/api/v1/webhooks/{asked}")[0] == 200
         self._send(47, b"{}", {})
+        page = json.loads(self.ask("/api/v1/webhooks/48/form-token")[1])
+        filled = f"_token={page['token']}&about=x".encode()
+        assert self._send(48, filled, {"Content-Type": "application/x-www-form-urlencoded"}) == 200
+        pinged = self.call("/api/v1/endpoints/ops/ping", "POST").json()["callback_id"]
+        until(lambda: b'"delivered"' in self.ask(f"/api/v1/callbacks/{pinged}")[1], "the ping to be delivered")
         assert self.ask(f"/api/v1/hooks/{self.hook}", "POST", {"a": 1})[0] == 201
         assert self.ask(f"/api/v1/hooks/{self.hook}x", "POST", {})[0] == 404
         assert self.ask("/api/v1/runs", Authorization=f"Bearer {self.admin}x")[0] == 401
@@ -261,12 +313,15 @@ class Stage:
     def look_around(self) -> None:
         """Every command and every route that shows something."""
         machine = self.machine
-        until(lambda: "refused" in machine.run("event", "list", "--json").stdout, "what was refused to be written down")
-        events = machine.json("event", "list")
+        # What was refused is written a little later than it is answered.
+        late = "/api/v1/events?outcome=refused"
+        until(lambda: self.call(late).json()["data"], "the refused deliveries to be kept")
+        events = machine.json("event", "list", "--limit", "100")
         refused = next(each["event_id"] for each in events if each["decision"]["outcome"] == "refused")
         accepted = next(each["event_id"] for each in events if each["decision"]["outcome"] == "accepted")
         commands = [f"{kind} list --json" for kind in ("app", "run", "event", "callback", "audit", "secret")]
         commands += ["app show made", "run show 1 --json", "run show 4", f"event explain {refused}"]
+        commands += ["endpoint show ops", "receipt chain 42", "receipt keys"]
         commands += [
             f"event show {accepted} --capture",
             f"doctor {refused}",
@@ -275,10 +330,14 @@ class Stage:
             "plan",
             "secret rewrap",
         ]
-        for command in commands:
-            self.look(command, machine.run(*command.split()))
+        # Two at a time: most of what a command takes is its own start.
+        with ThreadPoolExecutor(2) as both:
+            done = both.map(lambda command: machine.run(*command.split()), commands)
+            for command, said in zip(commands, done, strict=True):
+                self.look(command, said)
         paths = ["/metrics", "/openapi.json", "/docs", "/readyz", "/livez", "/"]
         paths += [f"/api/v1/{kind}" for kind in ("runs", "events", "callbacks", "apps", "hooks", "tokens", "secrets")]
+        paths += ["/api/v1/endpoints", "/api/v1/endpoints/ops", "/.well-known/gateway-receipts.json"]
         paths += ["/api/v1/audit", "/api/v1/workflows", "/api/v1/apps/42", "/api/v1/apps/made"]
         paths += [f"/api/v1/runs/{run}{part}" for run in range(1, 7) for part in ("", "/steps", "/timeline")]
         paths += [
@@ -323,7 +382,7 @@ def test_no_secret_is_ever_seen(
         heads = "".join(far.heads)
     stage.look_at_files([machine.folder, archive, listener.ledger.path.parent])
     # The far end was given them: it is not for want of secrets that none is found.
-    for name in ("STEP_BEARER", "kept-step", "file header", "GATEWAY_MODEL_KEY"):
+    for name in ("STEP_BEARER", "kept-step", "file header", "GATEWAY_MODEL_KEY", "endpoint's header"):
         assert any(form.decode() in heads for form in forms(stage.secrets.values[name]) if form.isascii()), name
     assert any(path.endswith(".rdb") for path in stage.seen), sorted(stage.seen)
     assert any(".aof" in path for path in stage.seen)
