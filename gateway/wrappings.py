@@ -17,7 +17,7 @@ def find_sealed(record: Any) -> Iterator[str]:
                 yield value
             else:
                 yield from find_sealed(value)
-    elif isinstance(record, list):
+    elif isinstance(record, list | tuple):
         for each in record:
             yield from find_sealed(each)
 
@@ -33,8 +33,9 @@ def find_needed(record: Any) -> Iterator[str]:
 
 def rewrap_record(master_keys: Sequence[bytes], owner: str, record: Any, field: str = "") -> Any:
     """The record with each of its secrets under the newest master key; what no key opens stays as it is."""
-    if isinstance(record, list):
-        return [rewrap_record(master_keys, owner, each, field) for each in record]
+    if isinstance(record, list | tuple):
+        # Of the same kind again: who compares sees a difference only where there is one.
+        return type(record)(rewrap_record(master_keys, owner, each, field) for each in record)
     if not isinstance(record, dict):
         return record
     return {

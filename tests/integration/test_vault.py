@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import msgspec
 import pytest
 
 from gateway.egress import read_policy
+from gateway.endpoints import LiveEndpoint
+from gateway.enlisting import EndpointWish
 from gateway.errors import ConfigError, Conflict, GatewayError, NotFound, Unprocessable
 from gateway.management import Management
 from gateway.registrations import Wish
@@ -282,6 +285,30 @@ def test_rewrapping_loses_no_write_of_others(store: str) -> None:
             newest = SecretRef(**app.verify["secrets"][0])  # type: ignore[index]
             assert lookup(newest, app.holder("verify.secrets")) == told[app.name]
             assert lookup(SecretRef(secret=app.name), "") == told[app.name]
+
+    over_store(store, story)
+
+
+def test_all_secrets_of_an_endpoint_are_rewrapped(store: str) -> None:
+    """Both of a rotation, the signing key and the header: each needs the old key before, and opens without it after."""
+
+    async def story(redis: Redis) -> None:
+        management = manage(redis, OLD)
+        wish = EndpointWish(name="ops", url="http://127.0.0.1/", headers={"X-Api-Key": "header canary"})
+        first = (await management.add_endpoint(wish)).secret
+        second = (await management.rotate_endpoint("ops")).secret
+        keyed = msgspec.structs.replace(wish, name="keyed", headers={}, signing_key=True)
+        await management.add_endpoint(keyed)
+        newest, older = await rewrapping(redis, NEW, OLD).uses()
+        assert (newest.records, older.records) == ({}, {"endpoints": 2})
+        assert dict(await rewrapping(redis, NEW, OLD).rewrap()) == {"endpoints": 2}
+        assert dict(await rewrapping(redis, NEW, OLD).rewrap()) == {}
+        contents = await Catalog(redis, KEYS).read()
+        lookup = Lookup([NEW], contents)
+        live = {each.name: LiveEndpoint(each, lookup) for each in contents.endpoints.values()}
+        assert live["ops"].known_secrets == (second, first, "header canary")
+        assert [each.flaw for each in live.values()] == [None, None]
+        assert live["keyed"].signing_key is not None
 
     over_store(store, story)
 
