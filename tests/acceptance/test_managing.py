@@ -63,7 +63,7 @@ def test_secrets_are_kept_by_command(calm: Machine) -> None:
     done = calm.run("secret", "set", "far", given="a value of ours\n")
     assert (done.returncode, "a value" in done.stdout + done.stderr) == (0, False), done
     assert [each["name"] for each in calm.json("secret", "list")] == ["far"]
-    for given in ("", "short", "\n"):
+    for given in ("", "four", "\n"):
         done = calm.run("secret", "set", "near", given=given)
         assert (done.returncode, "value:" in done.stderr) == (1, True), done
     assert calm.run("secret", "set", "a b", given="a value of ours").returncode == 1

@@ -103,7 +103,7 @@ def test_a_secret_is_kept_listed_changed_and_removed(store: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "value", ["", "short", "ends in a line break\n", " starts blank", "holds \0 a NUL", "x" * 16_385]
+    "value", ["", "four", "ends in a line break\n", " starts blank", "holds \0 a NUL", "x" * 16_385]
 )
 def test_what_is_no_secret_is_refused(store: str, tmp_path: Path, value: str) -> None:
     """Too short or long, with blanks at its ends or a NUL: 422, which does not repeat it, and nothing is kept."""
