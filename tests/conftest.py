@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,16 @@ from tests.tools import Valkey
 hypothesis.settings.register_profile("search", deadline=None, database=None, print_blob=True)
 hypothesis.settings.register_profile("gateway", hypothesis.settings.get_profile("search"), derandomize=True)
 hypothesis.settings.load_profile("gateway")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what takes minutes, and say how to have it."""
+    if os.environ.get("SLOW_TESTS"):
+        return
+    skipped = pytest.mark.skip(reason="takes minutes: set SLOW_TESTS=1 to run it")
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(skipped)
 
 
 @pytest.fixture(scope="session")

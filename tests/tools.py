@@ -93,14 +93,18 @@ def tell(story: Coroutine[Any, Any, None], seconds: float = 60) -> None:
 
 async def until(condition: Callable[[], Any], patience: float = PATIENCE) -> Any:
     """Wait until the condition, a plain one or one to be awaited, gives something true, and give that."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + patience
     async with asyncio.timeout(patience):
-        while True:
+        # The timeout's one cancellation can be lost within a library's own.
+        while loop.time() <= end:
             found = condition()
             if inspect.isawaitable(found):
                 found = await found
             if found:
                 return found
             await asyncio.sleep(0.005)
+    raise TimeoutError
 
 
 def settings_for(url: str, folder: Path, **changes: object) -> Settings:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.acceptance.machine import Listener
 from tests.faults.courier import kill_couriers
 from tests.faults.dying import COURIER
 from tests.faults.points import open_field
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_message_arrives_whenever_its_worker_ends(tmp_path: Path, listener: Listener) -> None:

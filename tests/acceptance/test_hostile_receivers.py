@@ -29,6 +29,8 @@ from gateway.store.standings import Standings
 from tests.integration.test_client import tls_contexts
 from tests.tools import KEYS, connected, publish, read_call, until
 
+pytestmark = pytest.mark.slow
+
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 ROOT = Path(__file__).parents[2]
 MEGABYTE = bytes(1 << 20)
