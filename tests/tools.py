@@ -35,7 +35,7 @@ from gateway.store.reading import Reader, StoredEvent
 from gateway.web.protocol import Protocol
 from workers.main import work
 
-PATIENCE = 15.0
+PATIENCE = 30.0
 SECRET = "a secret of the tests"
 KEYS = Keys()
 

@@ -602,9 +602,9 @@ def test_a_step_that_loses_worker_after_worker_is_set_aside(store: str, tmp_path
             await publish(redis, flow(python("a", "note"), python("b", "note", "a")))
             run_id = await begin(redis, "w")
             for number in range(3):
-                await until(lambda number=number: _lose(redis, number))  # type: ignore[misc]
+                await until(lambda number=number: _lose(redis, number), 40)  # type: ignore[misc]
             async with working(settings_for(store, tmp_path, lease=5, max_lost=3)):
-                await until(lambda: _step_is(redis, run_id, "a", "unknown"))
+                await until(lambda: _step_is(redis, run_id, "a", "unknown"), 40)
                 step = (await look(redis, run_id)).steps["a"]
                 assert (step.state, step.waits_for, step.unknown) == ("unknown", "resume", 1)
                 assert step.error is not None
