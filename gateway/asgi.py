@@ -250,6 +250,7 @@ class House:
             await self._registry.stop_watching()
             await self._keyring.close()
             await self._notary.close()
+            await self.parts.control.catalog.audit.close()
             await self._waiters.close()
             await self._refusals.close()
             await self._uses.close()

@@ -124,8 +124,12 @@ class Audit:
         raise Unavailable(reason="audit_contended")
 
     async def close(self) -> None:
-        """Let go of the writer."""
+        """Let go of the writer; whoever waits, also behind what was being written, is told that nothing is done."""
         await end_tasks(self._writer)
+        for _, _, written in self._waiting:
+            if not written.done():
+                written.set_exception(Unavailable(reason="stopping"))
+        self._waiting.clear()
 
 
 def read_row(row: tuple[bytes, dict[bytes, bytes]]) -> Entry:

@@ -61,8 +61,12 @@ class Chains:
         return None if body is None else hashlib.sha256(body).hexdigest()
 
     async def close(self) -> None:
-        """Let go of the writers; whoever waits is told that there is no place."""
+        """Let go of the writers; whoever waits, also behind what was being written, is told that there is no place."""
         await end_tasks(*self._writers.values())
+        for _, _, given in [asked for batch in self._waiting.values() for asked in batch]:
+            if not given.done():
+                given.set_exception(Unavailable(reason="stopping"))
+        self._waiting.clear()
 
     def _key(self, app_id: int) -> str:
         return self._keys.named(f"receipts:{app_id}")

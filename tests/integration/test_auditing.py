@@ -11,7 +11,7 @@ import pytest
 
 from gateway.apps import App
 from gateway.audit import Actor, acting
-from gateway.errors import Conflict
+from gateway.errors import Conflict, Unavailable
 from gateway.store.auditing import Audit
 from gateway.store.catalog import Catalog
 from tests.tools import KEYS, connected, publish, tell
@@ -58,6 +58,25 @@ def test_many_at_once_make_one_chain(store: str) -> None:
             assert fault is None
             assert last is not None
             assert last.number == 220
+
+    tell(story())
+
+
+def test_whoever_waits_when_it_closes_is_told(store: str) -> None:
+    """Those being written and those behind them: nobody waits for ever for an answer that never comes."""
+
+    async def story() -> None:
+        async with connected(store) as redis:
+            audit = Audit(redis, KEYS)
+            first = asyncio.ensure_future(audit.note("run.cancel", "1"))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # the writer has taken the first
+            second = asyncio.ensure_future(audit.note("run.cancel", "2"))
+            await asyncio.sleep(0)
+            await audit.close()
+            done = await asyncio.wait_for(asyncio.gather(first, second, return_exceptions=True), 10)
+            assert [type(each) for each in done] == [Unavailable, Unavailable]
+            assert (await audit.verify())[1] is None
 
     tell(story())
 
